@@ -1,0 +1,105 @@
+"""The records that data becomes on its way from a problem to an optimizer step, one frozen record per stop.
+
+Problem -> Group (of Completions) -> ScoredGroup -> Batch
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Finish = Literal["stop", "length"]
+"""Why sampling ended: an EOS token or a stop string, or the token limit."""
+
+Status = Literal["ok", "not_applicable", "error", "timeout"]
+"""How a reward fared on one completion. Only "ok" carries a number."""
+
+
+class UserError(Exception):
+    """Wrong input from the user, said in one sentence: where, what was expected, what came, what to do.
+
+    The command line prints the sentence and ends with status 2.
+    """
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, its identity, and what the rewards need to judge an answer to it."""
+
+    id: str
+    prompt: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an engine sampled. `token_ids` is the truth; `text` is its reading, without the final EOS token.
+
+    `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    finish: Finish
+    weight_version: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions of one problem, which are compared with each other."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The verdict on one completion.
+
+    `total` is the weighted sum of `parts`, or None when the completion cannot be scored: a reward failed on it, or
+    none applied. Such a completion is neither rewarded nor punished.
+    """
+
+    total: float | None
+    parts: Mapping[str, float | None]
+    status: Mapping[str, Status]
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group with one score per completion."""
+
+    group: Group
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """S whole sequences (prompt and completion) laid end to end, without padding, in T tokens.
+
+    `position_ids_T` starts again at 0 with each sequence. N of the T tokens are targets: `target_ids_N` is predicted
+    at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
+    """
+
+    token_ids_T: Tensor
+    position_ids_T: Tensor
+    predictor_N: Tensor
+    target_ids_N: Tensor
+    sequence_N: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of policy-gradient work: tokens and what is known about each target token.
+
+    `weights_N` carries the aggregation: the loss of a minibatch is the sum of weight * token loss over all of its
+    micro-batches and processes, so a split changes nothing.
+    """
+
+    tokens: PackedTokens
+    sampler_logprobs_N: Tensor
+    advantages_N: Tensor
+    weights_N: Tensor

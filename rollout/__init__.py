@@ -1,0 +1,1 @@
+"""Sampling completions: engines, and the loop that turns problems into groups."""

@@ -1,0 +1,39 @@
+"""What an engine is: something that samples completions and can be given newer weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from grpo.types import Completion
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One prompt, and one completion to sample per seed. The same seed gives the same completion."""
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. `temperature` 0 is greedy. `stop` strings end a completion and stay part of it."""
+
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Samples completions of token ids with one version of the policy's weights."""
+
+    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
+        """Return, for every request in order, one completion per seed in order."""
+        ...
+
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        """Sample with the weights of `model` from now on; completions carry `version`."""
+        ...
