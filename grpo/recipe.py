@@ -1,0 +1,424 @@
+"""What a recipe may say. Every key is checked, every default is written here once, and an unknown key is an error.
+
+A field's description says why its limits are what they are; error messages quote it.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _number_from_text(value: Any) -> Any:
+    """YAML 1.1 reads `1e-6` as text; here it is the number it looks like."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+class Settings(BaseModel):
+    """A part of a recipe: strict, immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _one_of(settings: Settings, *names: str) -> None:
+    given = [name for name in names if getattr(settings, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"needs exactly one of {', '.join(names)}, got {', '.join(given) or 'none'}")
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+class TokenizerSettings(Settings):
+    """A tokenizer made without a hub: raw bytes, or byte-level BPE trained on a text file."""
+
+    kind: Literal["bytes", "bpe"] = "bytes"
+    special_tokens: list[str] = Field([], description="texts that are one token each, such as <think>")
+    corpus: str | None = None
+    vocab_size: Count | None = None
+
+    @model_validator(mode="after")
+    def _bpe_needs_a_corpus(self) -> Self:
+        given = self.corpus is not None, self.vocab_size is not None
+        if given != ((True, True) if self.kind == "bpe" else (False, False)):
+            raise ValueError("needs corpus and vocab_size for kind bpe, and neither for kind bytes")
+        return self
+
+
+class InitSettings(Settings):
+    """A model made from scratch: a transformers model type and the keys of its config."""
+
+    architecture: str
+    config: dict[str, Any] = {}
+    tokenizer: TokenizerSettings = TokenizerSettings()
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    targets: list[str] | None = Field(None, description="module names; left out, those of the model's family")
+
+
+class ModelSettings(Settings):
+    """The policy: a folder or hub name, or a model made from scratch."""
+
+    path: str | None = None
+    init: InitSettings | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraSettings | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        _one_of(self, "path", "init")
+        return self
+
+
+# --- problems and rewards ---------------------------------------------------------------------------------------------
+
+
+class TemplateSettings(Settings):
+    """How a problem becomes a prompt."""
+
+    kind: Literal["plain", "r1_zero", "chat", "jinja"] = "chat"
+    system: str | None = Field(None, description="the system prompt of a chat template")
+    prefill: str = Field("", description="text that begins every completion, such as <think>")
+    file: str | None = Field(None, description="the file of a Jinja template")
+
+    @model_validator(mode="after")
+    def _options_fit_the_kind(self) -> Self:
+        if (self.kind == "jinja") != (self.file is not None):
+            raise ValueError("needs file for kind jinja, and only there")
+        if self.system is not None and self.kind != "chat":
+            raise ValueError(f"system belongs to kind chat, not to kind {self.kind}")
+        return self
+
+
+class ProblemSettings(Settings):
+    """Where problems come from, how they are split, and how they become prompts."""
+
+    path: str | None = Field(None, description="a .jsonl, .parquet or .csv file")
+    dataset: str | None = Field(None, description="a data set of the Hugging Face hub")
+    task: str | None = Field(None, description="a task of reasoning-gym")
+    function: str | None = Field(None, description="file.py:function or package.module:function, yielding mappings")
+    params: dict[str, Any] = Field({}, description="parameters of the task or function")
+    config: str | None = Field(None, description="the configuration of a hub data set")
+    split: str | None = Field(None, description="the split of a hub data set; left out, train")
+    size: Count | None = Field(None, description="how many problems to generate or read")
+    columns: dict[str, str] = Field({}, description="our name for a column: its name in the data")
+    held_out: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="share kept out of training, by hash")
+    template: TemplateSettings = TemplateSettings()
+    max_prompt_tokens: Count = 1024
+    long_prompts: Literal["drop", "error"] = "drop"
+    too_few: Literal["error", "wrap"] = Field("error", description="what to do with less data than one step takes")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _one_of(self, "path", "dataset", "task", "function")
+        if self.params and self.task is None and self.function is None:
+            raise ValueError("params belongs to task or function")
+        if self.dataset is None and (self.config is not None or self.split is not None):
+            raise ValueError("config and split belong to dataset")
+        if self.task is not None and self.size is None:
+            raise ValueError("size is needed with task: how many problems to generate")
+        return self
+
+
+class RewardSettings(Settings):
+    """One reward: a built-in name, package.module:function or file.py:function."""
+
+    name: str
+    weight: Number = 1.0
+    options: dict[str, Any] = Field({}, description="keyword arguments of the reward")
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class TrainingSettings(Settings):
+    """What every stage that changes weights has in common."""
+
+    lr: Positive
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_floor: Share = Field(0.0, description="share of lr that is left at the end of a linear or cosine schedule")
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: NonNegative = 0.0
+    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: Positive = 1.0
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, the weights themselves keep dtype")
+    tokens_per_micro_batch: Count = 4096
+    max_bad_steps: Count = Field(3, description="non-finite steps in a row before the run stops")
+    checkpoint_every: Count = Field(10, description="steps between checkpoints")
+    keep_last: Count = Field(2, description="checkpoints kept, the newest ones")
+    keep_best: str | None = Field(None, description="a figure of metrics.jsonl whose best checkpoint is kept too")
+
+
+class SftStage(TrainingSettings):
+    """Supervised fine-tuning on the completions of a data set."""
+
+    kind: Literal["sft"]
+    problems: ProblemSettings
+    completion_column: str = "completion"
+    examples_per_step: Count = 32
+    steps: Count | None = None
+    epochs: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        _one_of(self, "steps", "epochs")
+        return self
+
+
+class RolloutSettings(Settings):
+    """How completions are sampled for training."""
+
+    temperature: Positive = Field(1.0, description="the learner's logprobs use it too")
+    max_new_tokens: Count = 256
+    stop: list[str] = Field([], description="texts that end a completion")
+    max_concurrent: Count = Field(64, description="completions decoded side by side")
+
+
+class GroupAdvantage(Settings):
+    """GRPO: (r - group mean) / (group std + epsilon)."""
+
+    kind: Literal["grpo"] = "grpo"
+    ddof: Literal[0, 1] = 1
+    epsilon: NonNegative = 1e-6
+
+
+class DrGrpoAdvantage(Settings):
+    """Dr. GRPO: r - group mean."""
+
+    kind: Literal["dr_grpo"]
+
+
+class RlooAdvantage(Settings):
+    """RLOO: r - mean of the others."""
+
+    kind: Literal["rloo"]
+
+
+class BatchStdAdvantage(Settings):
+    """(r - group mean) / (std of the batch's rewards + epsilon)."""
+
+    kind: Literal["batch_std"]
+    ddof: Literal[0, 1] = 1
+    epsilon: NonNegative = 1e-4
+
+
+class ReinforcePlusPlusAdvantage(Settings):
+    """REINFORCE++-baseline: r - group mean, whitened over the batch's sequences."""
+
+    kind: Literal["reinforce_pp_baseline"]
+    epsilon: NonNegative = 1e-8
+
+
+AdvantageSettings = Annotated[
+    GroupAdvantage | DrGrpoAdvantage | RlooAdvantage | BatchStdAdvantage | ReinforcePlusPlusAdvantage,
+    Field(discriminator="kind"),
+]
+
+
+class GrpoLoss(Settings):
+    """The clipped surrogate of PPO on token ratios. R1 uses clip 10."""
+
+    kind: Literal["grpo"] = "grpo"
+    clip_low: NonNegative = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: Annotated[Number, Field(gt=1)] | None = Field(None, description="bound c of dual-clip PPO for A < 0")
+    delta: Annotated[Number, Field(gt=1)] | None = Field(None, description="INTELLECT-2's upper bound of the ratio")
+    aggregation: Aggregation = "seq-mean-token-mean"
+
+
+class DrGrpoLoss(Settings):
+    """Dr. GRPO: token sums over a constant length, so that length has no pull of its own."""
+
+    kind: Literal["dr_grpo"]
+    clip_low: NonNegative = 0.2
+    clip_high: NonNegative = 0.2
+    aggregation: Aggregation = "seq-mean-token-sum-norm"
+
+
+class DapoLoss(Settings):
+    """DAPO: clip-higher and the mean over all tokens of the minibatch."""
+
+    kind: Literal["dapo"]
+    clip_low: NonNegative = 0.2
+    clip_high: NonNegative = 0.28
+    aggregation: Aggregation = "token-mean"
+
+
+class GspoLoss(Settings):
+    """GSPO: one ratio a sequence, the geometric mean of its tokens' ratios. LUSPO is seq-mean-token-sum of it."""
+
+    kind: Literal["gspo"]
+    clip_low: NonNegative = 3e-4
+    clip_high: NonNegative = 4e-4
+    aggregation: Literal["seq-mean-token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
+
+
+class CispoLoss(Settings):
+    """CISPO: REINFORCE weighted by a ratio that is clipped and carries no gradient."""
+
+    kind: Literal["cispo"]
+    clip_low: NonNegative | None = Field(None, description="left out: no lower bound, as in the paper")
+    clip_high: NonNegative = Field(4.0, description="bound 1 + clip_high; 4 is ScaleRL's 5, the paper gives none")
+    aggregation: Aggregation = "token-mean"
+
+
+class GmpoLoss(Settings):
+    """GMPO: the geometric mean of token ratios, each clipped in log space."""
+
+    kind: Literal["gmpo"]
+    log_clip_low: NonNegative = 0.4
+    log_clip_high: NonNegative = 0.4
+    aggregation: Literal["seq-mean-token-mean"] = "seq-mean-token-mean"
+
+
+class SapoLoss(Settings):
+    """SAPO: a sigmoid gate in place of the clip."""
+
+    kind: Literal["sapo"]
+    tau_positive: Positive = 1.0
+    tau_negative: Positive = 1.05
+    aggregation: Aggregation = "seq-mean-token-mean"
+
+
+LossSettings = Annotated[
+    GrpoLoss | DrGrpoLoss | DapoLoss | GspoLoss | CispoLoss | GmpoLoss | SapoLoss, Field(discriminator="kind")
+]
+
+
+class KlSettings(Settings):
+    """The penalty for leaving the reference model. beta 0 turns it off, and no reference is kept."""
+
+    beta: NonNegative = 0.001
+    estimator: Literal["k1", "k2", "k3", "ratio_k3"] = "k3"
+    place: Literal["loss", "reward"] = "loss"
+    refresh_reference_every: Count | None = Field(None, description="steps after which the policy becomes reference")
+
+    @model_validator(mode="after")
+    def _ratio_is_one_in_a_reward(self) -> Self:
+        if self.place == "reward" and self.estimator == "ratio_k3":
+            raise ValueError("estimator ratio_k3 belongs in the loss: in a reward the ratio is 1 and it is plain k3")
+        return self
+
+
+class EntropySettings(Settings):
+    """A bonus for entropy; with a target, its coefficient follows Skywork-OR1's adaptive rule."""
+
+    bonus: NonNegative = 0.0
+    target: Positive | None = None
+    delta: NonNegative = Field(0.0, description="how far the coefficient moves a step when there is a target")
+
+
+class DynamicSampling(Settings):
+    """DAPO: groups whose rewards are all equal are replaced by groups of further problems."""
+
+    max_rounds: Count = Field(10, description="rounds of sampling a step may take before it goes on with what it has")
+    reward: str | None = Field(None, description="the reward that must differ within a group; left out, the total")
+
+
+class PeriodicEvaluation(Settings):
+    """Greedy completions of held-out problems while training goes on."""
+
+    every: Count = 50
+    problems: Count = 64
+    accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
+
+
+class GrpoStage(TrainingSettings):
+    """Reinforcement learning with group-relative advantages."""
+
+    kind: Literal["grpo"]
+    problems: ProblemSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    steps: Count
+    prompts_per_step: Count = 16
+    completions_per_prompt: Annotated[int, Field(ge=2)] = Field(
+        8, description="advantages compare completions of one prompt"
+    )
+    minibatches_per_step: Count = 1
+    epochs_per_step: Count = 1
+    rollout: RolloutSettings = RolloutSettings()
+    advantage: AdvantageSettings = GroupAdvantage()
+    loss: LossSettings = GrpoLoss()
+    kl: KlSettings = KlSettings()
+    entropy: EntropySettings = EntropySettings()
+    mask_truncated: bool = Field(False, description="completions cut at max_new_tokens are not trained on")
+    dynamic_sampling: DynamicSampling | None = None
+    max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
+    evaluation: PeriodicEvaluation | None = None
+
+    @model_validator(mode="after")
+    def _minibatches_hold_whole_groups(self) -> Self:
+        if self.prompts_per_step % self.minibatches_per_step:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must be a multiple of minibatches_per_step "
+                f"({self.minibatches_per_step}): a minibatch holds whole groups"
+            )
+        names = [reward.name for reward in self.rewards]
+        if len(set(names)) < len(names):
+            raise ValueError("rewards has the same name twice; figures and samples are kept by name")
+        return self
+
+
+class EvaluateStage(Settings):
+    """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
+
+    kind: Literal["evaluate"]
+    problems: ProblemSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
+    part: Literal["held_out", "train"] = "held_out"
+    limit: Count = Field(256, description="problems evaluated at most")
+    models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
+    samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
+    k: list[Count] = [1, 4, 8]
+    temperature: Positive = 0.6
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Count = 256
+    stop: list[str] = []
+    max_concurrent: Count = 64
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _k_fits_the_samples(self) -> Self:
+        if self.samples and max(self.k, default=0) > self.samples:
+            raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
+        if self.accuracy not in [reward.name for reward in self.rewards]:
+            raise ValueError(f"accuracy must name one of the rewards, got {self.accuracy!r}")
+        return self
+
+
+Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kind")]
+
+
+class Recipe(Settings):
+    """A whole run. `problems` and `rewards` serve every stage that has none of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="the name of the run's folder")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    output: str = Field("runs", description="the folder in which the run's folder lies")
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    model: ModelSettings
+    problems: ProblemSettings | None = None
+    rewards: list[RewardSettings] | None = None
+    stages: list[Stage] = Field(min_length=1)
