@@ -1,0 +1,52 @@
+"""Figures of an evaluation, with intervals that say how much the number of problems lets one claim."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
+
+from grpo.types import UserError
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Return the chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k).
+
+    Unbiased (arXiv 2107.03374, eq. 1); k = 1 is the share of right samples, which DeepSeek-R1 calls pass@1.
+    """
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise UserError(f"pass@k: expected 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}: take more samples")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def consensus(answers: Sequence[str | None]) -> str | None:
+    """Return the commonest answer (cons@k); a tie goes to the one seen first, and None, unreadable, never wins."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return max(votes, key=votes.__getitem__, default=None)
+
+
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a share; unlike the normal one it stays in 0..1 and never has width 0."""
+    if n < 1 or not 0 <= successes <= n:
+        raise UserError(f"interval: expected n >= 1 and 0 <= successes <= n, got {successes} of {n}: evaluate problems")
+    z = _z(confidence)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the normal interval mean +- z std / sqrt(n) of values in 0..1, one a problem, such as its pass@k.
+
+    It treats problems as the sample, so it covers the choice of problems as well as of completions. Equal values say
+    nothing about the spread; for them it is Wilson's, the widest that a mean of values in 0..1 can need.
+    """
+    if len(set(values)) < 2:
+        return wilson_interval(sum(values), len(values), confidence)
+    mean = fmean(values)
+    half = _z(confidence) * stdev(values) / math.sqrt(len(values))
+    return max(mean - half, 0.0), min(mean + half, 1.0)
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf((1 + confidence) / 2)
