@@ -1,0 +1,90 @@
+"""Rollouts that are not yet learned from, so that a crash after sampling does not cost the samples."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo.files import write_atomic
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
+
+FAST = 1
+"""The compression level: most of the gain, little of the time."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The scored groups of a step, and the figures that were measured while they were sampled."""
+
+    step: int
+    scored: Sequence[ScoredGroup]
+    figures: Mapping[str, float]
+
+
+def write_rollout(folder: Path, rollout: Rollout) -> None:
+    """Write a rollout to `folder`, complete or not at all. Of a problem only the id is kept. Raises DiskFull."""
+    header = {"step": rollout.step, "figures": dict(rollout.figures)}
+    lines = [json.dumps(entry) for entry in [header, *map(_group_entry, rollout.scored)]]
+    # Without a time in its header, gzip gives equal rollouts equal files.
+    write_atomic(_path(folder, rollout.step), gzip.compress("\n".join(lines).encode(), FAST, mtime=0))
+
+
+def read_rollout(folder: Path, step: int, problems: Mapping[str, Problem]) -> Rollout | None:
+    """Return the rollout of a step exactly as it was written, or None where there is none that is whole.
+
+    Raises:
+        UserError: it names a problem that is not in `problems` (by id).
+    """
+    path = _path(folder, step)
+    try:
+        header, *entries = map(json.loads, gzip.decompress(path.read_bytes()).decode().split("\n"))
+    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError):
+        return None
+    for entry in entries:
+        if entry["problem"] not in problems:
+            raise UserError(
+                f"{path}: expected problems of this run's data, got {entry['problem']!r}, which is no longer there: "
+                "bring the data back, or start over with --fresh"
+            )
+    return Rollout(step, [_scored_group(entry, problems) for entry in entries], header["figures"])
+
+
+def prune_rollouts(folder: Path, up_to_step: int) -> None:
+    """Delete the rollouts of every step up to and with `up_to_step`."""
+    for path in folder.glob("step-*.jsonl.gz"):
+        if int(path.name.removeprefix("step-").removesuffix(".jsonl.gz")) <= up_to_step:
+            path.unlink()
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.jsonl.gz"
+
+
+def _group_entry(scored: ScoredGroup) -> dict[str, Any]:
+    group = scored.group
+    return {
+        "problem": group.problem.id,
+        "prompt_ids": group.prompt_ids,
+        "completions": [asdict(completion) for completion in group.completions],
+        "scores": [
+            {"total": score.total, "parts": dict(score.parts), "status": dict(score.status)} for score in scored.scores
+        ],
+    }
+
+
+def _scored_group(entry: Mapping[str, Any], problems: Mapping[str, Problem]) -> ScoredGroup:
+    completions = tuple(
+        Completion(
+            text=completion["text"],
+            token_ids=tuple(completion["token_ids"]),
+            sampler_logprobs=tuple(completion["sampler_logprobs"]),
+            finish=completion["finish"],
+            weight_version=completion["weight_version"],
+        )
+        for completion in entry["completions"]
+    )
+    group = Group(problems[entry["problem"]], tuple(entry["prompt_ids"]), completions)
+    return ScoredGroup(group, tuple(Score(**score) for score in entry["scores"]))
