@@ -1,0 +1,144 @@
+"""Which problems are trained on, which are held out, and in which order they come."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo.recipe import ProblemSettings
+from grpo.sources import read_problems
+from grpo.templates import Template, make_template
+from grpo.types import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Problems whose prompts fit, their prompts' token ids by problem id, and how many were too long."""
+
+    problems: tuple[Problem, ...]
+    prompt_ids: Mapping[str, tuple[int, ...]]
+    dropped_long: int
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """The problems of a stage. `prompt_ids` holds those of both parts by problem id."""
+
+    train: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+    prompt_ids: Mapping[str, tuple[int, ...]]
+    dropped_long: int
+    duplicates: int
+
+
+def load_problems(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> ProblemSet:
+    """Read problems, drop repeated rows, make their prompts, and split them.
+
+    Raises:
+        UserError: the source, the template or the length of a prompt is not what the recipe asks for.
+    """
+    read = read_problems(settings, seed)
+    problems = distinct(read)
+    prepared = prepare(problems, make_template(settings.template, tokenizer), settings)
+    train, held_out = split(prepared.problems, settings.held_out)
+    return ProblemSet(train, held_out, prepared.prompt_ids, prepared.dropped_long, len(read) - len(problems))
+
+
+def distinct(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems without exact repetitions, each under an id of its own.
+
+    Rows with one prompt and answer but other columns all stay, since several demonstrations of a problem are all data;
+    from the second on their ids end in -2, -3, ...
+    """
+    seen: dict[str, set[str]] = {}
+    kept = []
+    for problem in problems:
+        versions = seen.setdefault(problem.id, set())
+        content = json.dumps(problem.columns, sort_keys=True, default=str)
+        if content not in versions:
+            versions.add(content)
+            kept.append(problem if len(versions) == 1 else replace(problem, id=f"{problem.id}-{len(versions)}"))
+    return tuple(kept)
+
+
+def prepare(problems: Sequence[Problem], template: Template, settings: ProblemSettings) -> Prepared:
+    """Make every problem's prompt, and drop or refuse those of more than `max_prompt_tokens`.
+
+    Raises:
+        UserError: a prompt is too long and the recipe says error, or none fits, or a prompt has no tokens.
+    """
+    encoded = {problem.id: template.encode(problem) for problem in problems}
+    for problem in problems:
+        _check_length(problem, len(encoded[problem.id]), settings)
+    prompt_ids = {name: ids for name, ids in encoded.items() if len(ids) <= settings.max_prompt_tokens}
+    if not prompt_ids:
+        raise UserError(
+            f"problems: expected prompts of at most {settings.max_prompt_tokens} tokens, got {len(problems)} longer "
+            "ones: raise max_prompt_tokens"
+        )
+    kept = tuple(problem for problem in problems if problem.id in prompt_ids)
+    return Prepared(kept, prompt_ids, len(problems) - len(kept))
+
+
+def _check_length(problem: Problem, length: int, settings: ProblemSettings) -> None:
+    if length == 0:
+        raise UserError(
+            f"template: expected at least 1 prompt token for problem {problem.prompt[:40]!r}, got 0: use another template"
+        )
+    if length > settings.max_prompt_tokens and settings.long_prompts == "error":
+        raise UserError(
+            f"problem {problem.prompt[:40]!r}: expected a prompt of at most {settings.max_prompt_tokens} tokens, got "
+            f"{length}: raise max_prompt_tokens, or say long_prompts: drop"
+        )
+
+
+def split(problems: Sequence[Problem], held_out: float) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Training and held-out problems.
+
+    The part depends on the prompt alone: neither order nor other problems nor other columns move a problem across, so
+    a question is never in both parts, not even of two data sets.
+    """
+    parts: tuple[list[Problem], list[Problem]] = [], []
+    for problem in problems:
+        parts[_share(problem.prompt) < held_out].append(problem)
+    return tuple(parts[0]), tuple(parts[1])
+
+
+def _share(prompt: str) -> float:
+    """A number from 0 to below 1, evenly spread over prompts."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") / 2**48
+
+
+def check_enough(problems: Sequence[Problem], count: int, settings: ProblemSettings) -> None:
+    """Refuse data that is empty, or smaller than the `count` problems of one step unless it may wrap.
+
+    Raises:
+        UserError: there is too little data.
+    """
+    if not problems:
+        raise UserError("problems: expected some to train on, got none: lower held_out or add data")
+    if len(problems) < count and settings.too_few == "error":
+        raise UserError(
+            f"problems: expected at least {count} to train on, one step's, got {len(problems)}: "
+            "add data, take fewer in a step, or say too_few: wrap to use some twice in a step"
+        )
+
+
+def draw(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
+    """The `count` problems that come after the first `start` of an endless sequence of shuffled epochs.
+
+    The sequence is a function of the seed and the number of problems, so `start` is all that a resumed run needs. A
+    draw that reaches the end of an epoch goes on in the next one: nothing is left over.
+    """
+    size = len(problems)
+    places = [divmod(position, size) for position in range(start, start + count)]
+    return [problems[_order(size, seed, epoch)[index]] for epoch, index in places]
+
+
+@lru_cache(maxsize=8)
+def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """A permutation sorted by hash: unlike a library's generator, the same in every version of everything."""
+    return tuple(sorted(range(size), key=lambda index: hashlib.sha256(f"{seed}/{epoch}/{index}".encode()).digest()))

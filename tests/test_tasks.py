@@ -1,0 +1,99 @@
+import re
+from itertools import islice
+
+import pytest
+
+from grpo.recipe import ProblemSettings
+from grpo.sources import read_problems
+from grpo.tasks.arithmetic import sums
+from grpo.tasks.gym import gym_rows
+from grpo.types import UserError
+
+
+def test_a_demonstration_works_the_sum_out_term_by_term() -> None:
+    assert next(sums(1, seed=0)) == {
+        "prompt": "18+6+18=",
+        "answer": "42",
+        "completion": "<think>add 18 and 6 to get 24, then add 18 to get 42</think><answer>42</answer>",
+    }
+
+
+def test_answers_are_the_sums_and_demonstrations_end_in_them() -> None:
+    for row in sums(300, seed=5, terms=4, max_value=99):
+        total = str(sum(map(int, row["prompt"].removesuffix("=").split("+"))))
+        assert row["answer"] == total
+        assert row["completion"].endswith(f"to get {total}</think><answer>{total}</answer>")
+
+
+def test_no_sum_comes_twice_and_there_are_many() -> None:
+    assert len({row["prompt"] for row in sums(8000)}) == 8000
+
+
+def test_every_sum_there_is_can_be_asked_for() -> None:
+    prompts = {row["prompt"] for row in sums(9, terms=2, max_value=3)}
+    assert prompts == {f"{a}+{b}=" for a in (1, 2, 3) for b in (1, 2, 3)}
+
+
+def test_the_seed_decides_and_the_error_rate_moves_no_problem() -> None:
+    assert list(sums(50, seed=3)) == list(sums(50, seed=3))
+    assert list(sums(50, seed=3)) != list(sums(50, seed=4))
+    asked = [(row["prompt"], row["answer"]) for row in sums(50, seed=3)]
+    assert [(row["prompt"], row["answer"]) for row in sums(50, seed=3, error_rate=0.5)] == asked
+
+
+def test_a_wrong_demonstration_is_off_by_ten_and_their_share_is_the_error_rate() -> None:
+    rows = list(sums(2000, seed=1, error_rate=0.3))
+    given = [int(re.findall(r"<answer>(\d+)</answer>", row["completion"])[0]) for row in rows]
+    off = [abs(number - int(row["answer"])) for number, row in zip(given, rows, strict=True)]
+    assert set(off) == {0, 10}
+    assert sum(map(bool, off)) / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard errors of 0.0102
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"size": 10, "terms": 1}, "terms must be from 2 to 8, got 1"),
+        ({"size": 10, "max_value": 100}, "max_value must be from 1 to 99, got 100"),
+        ({"size": 10, "error_rate": 1.5}, "error_rate must be from 0 to 1, got 1.5"),
+        ({"size": 10, "terms": 2, "max_value": 3}, "size must be from 1 to 9, .* got 10: raise terms or max_value"),
+    ],
+)
+def test_sums_that_cannot_be_made_are_refused(options: dict[str, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        next(sums(**options))  # type: ignore[arg-type]
+
+
+def test_a_task_of_reasoning_gym_gives_what_its_scorer_needs() -> None:
+    import reasoning_gym
+
+    rows = list(gym_rows("chain_sum", 3, {"seed": 1}))
+    assert rows[0]["prompt"].endswith("problem: 4 - 1 - 7 =")
+    assert rows[0]["answer"] == "-4"
+    scorer = reasoning_gym.get_score_answer_fn(rows[0]["reasoning_gym"]["task"])
+    assert [scorer(row["answer"], row["reasoning_gym"]["entry"]) for row in rows] == [1.0, 1.0, 1.0]
+
+
+def test_the_runs_seed_makes_a_task_unless_the_recipe_gives_one() -> None:
+    free = ProblemSettings(task="chain_sum", size=4)
+    fixed = ProblemSettings(task="chain_sum", size=4, params={"seed": 1})
+    assert read_problems(free, seed=1) == read_problems(fixed, seed=2)
+    assert read_problems(free, seed=1) != read_problems(free, seed=2)
+
+
+def test_a_task_without_one_right_answer_has_an_empty_one() -> None:
+    assert [row["answer"] for row in islice(gym_rows("graph_color", 1, {"seed": 0}), 1)] == [""]
+
+
+@pytest.mark.parametrize(
+    ("task", "params", "sentence"),
+    [
+        ("chain_sun", {}, "no such task: choose one of chain_sum"),
+        ("chain_sum", {"min_term": 2}, "no parameter min_term: choose one of min_terms"),
+        ("chain_sum", {"size": 2}, "no parameter size"),
+        ("chain_sum", {"min_terms": 9, "max_terms": 2}, "params were refused: max_terms must be >= min_terms"),
+        ("chain_sum", {"min_terms": "two"}, "params were refused"),
+    ],
+)
+def test_a_task_that_does_not_exist_or_fit_is_refused(task: str, params: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        next(gym_rows(task, 2, params))
