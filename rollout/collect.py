@@ -1,0 +1,95 @@
+"""From problems to groups of completions, each completion with a seed that only its place in the run decides."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from grpo.rollout.engine import Engine, SampleRequest, Sampling
+from grpo.types import Completion, Group, Problem
+
+SEED_BITS = 63
+"""Seeds fit a signed 64-bit integer, the widest that every engine takes."""
+
+
+def completion_seed(*parts: int) -> int:
+    """A stable 63-bit hash of whole numbers below 2^63: (run seed, stage, step, ..., problem, completion)."""
+    digest = blake2b(b"".join(part.to_bytes(8, "big", signed=True) for part in parts), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - SEED_BITS)
+
+
+def collect(
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompt_ids: Mapping[str, tuple[int, ...]],
+    sampling: Sampling,
+    n: int,
+    seed: tuple[int, ...],
+) -> list[Group]:
+    """Sample `n` completions of every problem, in the problems' order.
+
+    `prompt_ids` is looked up by problem id. `seed` says where in the run this is, such as (run seed, stage, step); the
+    place of the problem in `problems` and of the completion in its group are added to it.
+    """
+    requests = _requests(problems, prompt_ids, n, seed)
+    return _groups(problems, requests, engine.generate(requests, sampling))
+
+
+def collect_everywhere(
+    accelerator: Accelerator,
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompt_ids: Mapping[str, tuple[int, ...]],
+    sampling: Sampling,
+    n: int,
+    seed: tuple[int, ...],
+) -> list[Group]:
+    """As `collect`, the problems shared out among the processes; every process returns all groups, in order.
+
+    Seeds do not depend on the number of processes.
+    """
+    mine = share(len(problems), accelerator.process_index, accelerator.num_processes)
+    requests = _requests(problems, prompt_ids, n, seed)[mine]
+    groups = _groups(problems[mine], requests, engine.generate(requests, sampling))
+    return list(gather_object(groups))
+
+
+def share(count: int, process: int, processes: int) -> slice:
+    """The consecutive items of `count` that are a process's own; shares differ by one at most.
+
+    >>> [share(5, process, 2) for process in range(2)]
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    return slice(count * process // processes, count * (process + 1) // processes)
+
+
+def rollout_figures(groups: Sequence[Group], seconds: float) -> dict[str, float]:
+    """Lengths in tokens, the share that the token limit cut, and tokens sampled a second."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    cut = sum(completion.finish == "length" for completion in completions)
+    return {
+        "completion/length_mean": sum(lengths) / len(lengths),
+        "completion/length_max": float(max(lengths)),
+        "completion/truncated": cut / len(completions),
+        "tokens/rollout_per_s": sum(lengths) / seconds,
+    }
+
+
+def _requests(
+    problems: Sequence[Problem], prompt_ids: Mapping[str, tuple[int, ...]], n: int, seed: tuple[int, ...]
+) -> list[SampleRequest]:
+    return [
+        SampleRequest(prompt_ids[problem.id], tuple(completion_seed(*seed, place, copy) for copy in range(n)))
+        for place, problem in enumerate(problems)
+    ]
+
+
+def _groups(
+    problems: Sequence[Problem], requests: Sequence[SampleRequest], completions: Sequence[Sequence[Completion]]
+) -> list[Group]:
+    return [
+        Group(problem, request.prompt_ids, tuple(sampled))
+        for problem, request, sampled in zip(problems, requests, completions, strict=True)
+    ]

@@ -1,0 +1,59 @@
+"""The choice of the next token: inverse-CDF sampling from numbers that are drawn before, so that a seed says it all.
+
+Axes: B rows, V vocabulary, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo.rollout.engine import Sampling
+
+COUNTS = 2.0**52
+"""Probabilities become whole counts of 2^-52: their sums are exact, so that on every device a token of probability 0
+has an empty interval and is never chosen. Below 2^53, float64 holds every count."""
+
+
+def uniforms(seeds: Sequence[int], count: int) -> Tensor:
+    """`count` float64 numbers in [0, 1) per seed, shape (B, T): number t of a seed is the same for every count.
+
+    NumPy's PCG64 uses all 64 bits of a seed; torch's CPU generator uses the lower 32.
+    """
+    rows = [np.random.Generator(np.random.PCG64(seed)).random(count) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+def choose(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The next token and its natural-log probability, float32, both (B,).
+
+    The probability is that of the whole softmax at the sampling temperature: `top_p` cuts the choice, not the
+    probability. Temperature 0 takes the likeliest token (of equals, the first) and tells its probability at 1.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV.float() / (sampling.temperature or 1.0), dim=-1)
+    if sampling.temperature == 0:
+        token_B = logprobs_BV.argmax(-1)
+    else:
+        counts_BV = (logprobs_BV.exp().double() * COUNTS).long()
+        token_B = _inverse_cdf(_nucleus(counts_BV, sampling.top_p), uniform_B)
+    return token_B, logprobs_BV.gather(-1, token_B[:, None])[:, 0]
+
+
+def _inverse_cdf(counts_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The first token whose cumulative count exceeds the share `uniform_B` of the row's total."""
+    cdf_BV = counts_BV.cumsum(-1)
+    total_B1 = cdf_BV[:, -1:]
+    below_B1 = (uniform_B[:, None] * total_B1).long().clamp(max=total_B1 - 1)
+    # Rows with NaN have no intervals; the clamp keeps them inside the vocabulary until the caller sees their NaN.
+    return torch.searchsorted(cdf_BV, below_B1, right=True)[:, 0].clamp(max=counts_BV.shape[-1] - 1)
+
+
+def _nucleus(counts_BV: Tensor, top_p: float) -> Tensor:
+    """Set to 0 all but the smallest set of likeliest tokens whose mass reaches `top_p` (Holtzman et al. 2020, 3.1)."""
+    if top_p >= 1:
+        return counts_BV
+    sorted_BV, order_BV = counts_BV.sort(dim=-1, descending=True, stable=True)
+    cdf_BV = sorted_BV.cumsum(-1)
+    kept_BV = cdf_BV - sorted_BV < top_p * cdf_BV[:, -1:]
+    return torch.zeros_like(counts_BV).scatter(-1, order_BV, sorted_BV * kept_BV)

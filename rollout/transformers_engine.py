@@ -1,0 +1,139 @@
+"""The engine that samples with the very module that is being trained.
+
+Not `model.generate`: a config's generation defaults (top_k 50, repetition penalties) would bend the distribution that
+the learner assumes, and its sampling draws from one generator for the whole batch.
+
+Axes: R rows of a wave, B rows of them that are still in the batch, T tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
+from grpo.rollout.engine import SampleRequest, Sampling
+from grpo.rollout.sampler import choose, uniforms
+from grpo.rollout.stopping import Stopping, decode, find_eos_ids
+from grpo.types import Completion, Finish, UserError
+
+MOST_OPEN = 0.75
+"""Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
+stay rare."""
+
+Row = tuple[tuple[int, ...], int]
+"""The ids of a prompt and the seed of one completion."""
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What a wave sampled. A row's tokens count up to `length_R`; `stopped_R` says that they end by themselves."""
+
+    tokens_RT: Tensor
+    logprobs_RT: Tensor
+    length_R: Tensor
+    stopped_R: Tensor
+
+
+class TransformersEngine:
+    """Samples in waves of `max_concurrent` rows; each distinct prompt of a wave is read once.
+
+    A completion depends on the weights, its prompt, its seed and the sampling, not on what is sampled beside it, but
+    for the rounding of batched matrix products. `eos_ids` left out are those of the model and the tokenizer; with
+    none, only stop strings and the token limit end a completion.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        max_concurrent: int,
+        precision: Literal["fp32", "bf16"],
+        eos_ids: Sequence[int] | None = None,
+    ):
+        self._model = model
+        self._version = 0
+        self._tokenizer = tokenizer
+        self._max_concurrent = max_concurrent
+        self._precision = precision
+        self._eos_ids = find_eos_ids(model, tokenizer) if eos_ids is None else tuple(eos_ids)
+        self._stopping: dict[tuple[str, ...], Stopping] = {}
+
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        """Sample with `model` itself from now on, without a copy; completions carry `version`."""
+        self._model = model
+        self._version = version
+
+    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
+        """Return, for every request in order, one completion per seed in order.
+
+        Raises:
+            UserError: a prompt is empty or leaves too little room, or a stop string is empty.
+            FloatingPointError: the model's logits are not finite.
+        """
+        _check_room(self._model, requests, sampling.max_new_tokens)
+        if sampling.stop not in self._stopping:
+            self._stopping[sampling.stop] = Stopping(self._tokenizer, self._eos_ids, sampling.stop)
+        rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
+        waves = [rows[start : start + self._max_concurrent] for start in range(0, len(rows), self._max_concurrent)]
+        with sampling_mode(self._model, self._precision):
+            completions = iter([completion for wave in waves for completion in self._sample(wave, sampling)])
+        return [list(islice(completions, len(request.seeds))) for request in requests]
+
+    def _sample(self, wave: Sequence[Row], sampling: Sampling) -> list[Completion]:
+        prompts = list(dict.fromkeys(prompt_ids for prompt_ids, _ in wave))
+        growing = prefill(self._model, prompts, sampling.max_new_tokens)
+        growing = select(growing, torch.tensor([prompts.index(prompt_ids) for prompt_ids, _ in wave]))
+        uniform_RT = uniforms([seed for _, seed in wave], sampling.max_new_tokens)
+        sampled = _decode(self._model, growing, uniform_RT, sampling, self._stopping[sampling.stop])
+        return [self._completion(sampled, row) for row in range(len(wave))]
+
+    def _completion(self, sampled: _Sampled, row: int) -> Completion:
+        length = int(sampled.length_R[row])
+        token_ids = tuple(sampled.tokens_RT[row, :length].tolist())
+        logprobs = tuple(sampled.logprobs_RT[row, :length].tolist())
+        if not all(map(math.isfinite, logprobs)):
+            raise FloatingPointError(f"the policy's logits are not finite at weight version {self._version}")
+        text = decode(self._tokenizer, token_ids[:-1] if token_ids[-1] in self._eos_ids else token_ids)
+        finish: Finish = "stop" if sampled.stopped_R[row] else "length"
+        return Completion(text, token_ids, logprobs, finish, self._version)
+
+
+def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping) -> _Sampled:
+    """Sample until every row has ended; what has ended leaves the batch when its share is worth a copy of the cache."""
+    rows, limit = uniform_RT.shape
+    tokens_RT, logprobs_RT = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
+    length_R, stopped_R = torch.full((rows,), limit), torch.zeros(rows, dtype=torch.bool)
+    row_B = torch.arange(rows)
+    for step in range(limit):
+        uniform_B = uniform_RT[row_B, step].to(growing.logits_BV.device)
+        token_B, logprob_B = choose(growing.logits_BV, uniform_B, sampling)
+        tokens_RT[row_B, step], logprobs_RT[row_B, step] = token_B.cpu(), logprob_B.cpu()
+        open_B = row_B[~stopped_R[row_B]]
+        ended_B = open_B[stopping.reached(tokens_RT[:, : step + 1], open_B)]
+        length_R[ended_B], stopped_R[ended_B] = step + 1, True
+        still_open = len(open_B) - len(ended_B)
+        if still_open == 0 or step + 1 == limit:
+            break
+        if still_open <= MOST_OPEN * len(row_B):
+            kept_B = (~stopped_R[row_B]).nonzero()[:, 0]
+            growing, row_B, token_B = select(growing, kept_B), row_B[kept_B], token_B[kept_B.to(token_B.device)]
+        growing = grow(model, growing, token_B)
+    return _Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
+
+
+def _check_room(model: nn.Module, requests: Sequence[SampleRequest], max_new_tokens: int) -> None:
+    if not all(request.prompt_ids for request in requests):
+        raise UserError("a prompt expected at least one token, got none: give the template or the data some text")
+    longest = max((len(request.prompt_ids) for request in requests), default=0)
+    room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if room is not None and longest + max_new_tokens > room:
+        raise UserError(
+            f"rollout.max_new_tokens expected at most {room - longest}, got {max_new_tokens}: a prompt of {longest} "
+            f"tokens and the completion share the model's {room} positions (problems.max_prompt_tokens bounds prompts)"
+        )
