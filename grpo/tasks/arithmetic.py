@@ -57,7 +57,8 @@ def _mistake(numbers: list[int]) -> int:
 
 
 def _demonstration(numbers: list[int], mistake: int) -> str:
-    total, steps = numbers[0], []
+    total = numbers[0]
+    steps: list[str] = []
     for number in numbers[1:]:
         subject = f"{total} and {number}" if not steps else f"{number}"
         total += number + (mistake if len(steps) == len(numbers) - 2 else 0)
