@@ -85,9 +85,7 @@ def prepare(problems: Sequence[Problem], template: Template, settings: ProblemSe
 
 def _check_length(problem: Problem, length: int, settings: ProblemSettings) -> None:
     if length == 0:
-        raise UserError(
-            f"template: problem {problem.prompt[:40]!r} becomes a prompt without tokens: use another one"
-        )
+        raise UserError(f"template: problem {problem.prompt[:40]!r} becomes a prompt without tokens: use another one")
     if length > settings.max_prompt_tokens and settings.long_prompts == "error":
         raise UserError(
             f"problem {problem.prompt[:40]!r}: expected a prompt of at most {settings.max_prompt_tokens} tokens, got "
