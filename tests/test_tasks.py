@@ -1,4 +1,5 @@
 import re
+import sys
 from itertools import islice
 
 import pytest
@@ -97,3 +98,9 @@ def test_a_task_without_one_right_answer_has_an_empty_one() -> None:
 def test_a_task_that_does_not_exist_or_fit_is_refused(task: str, params: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         next(gym_rows(task, 2, params))
+
+
+def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # how Python marks a package that cannot be imported
+    with pytest.raises(UserError, match=r"pip install 'grpo-train\[tasks\]'"):
+        next(gym_rows("chain_sum", 2, {}))
