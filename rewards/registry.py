@@ -1,0 +1,175 @@
+"""From a reward's settings to something that can be called, with every mistake found before the run starts."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from grpo.plugins import load_object
+from grpo.recipe import RewardSettings
+from grpo.rewards.accuracy import accuracy
+from grpo.rewards.format import format_reward
+from grpo.rewards.language import language
+from grpo.rewards.length import length, overlong
+from grpo.types import UserError
+
+BUILT_IN: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy,
+    "format": format_reward,
+    "language": language,
+    "length": length,
+    "overlong": overlong,
+}
+"""Their options are keyword-only parameters; the other parameters are what they judge."""
+
+SINGLE_COLUMNS = frozenset({"completion", "prompt", "completion_tokens", "finish"})
+BATCH_COLUMNS = frozenset({"completions", "prompts", "completion_ids", "completion_tokens", "finish"})
+"""What every reward may ask for besides the problem's columns. The batch names are TRL's."""
+
+RESERVED_NAMES = ("mean", "std")
+"""`reward/mean` and `reward/std` are figures of the total."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward, ready to be called with keywords.
+
+    `batched` rewards get lists, others one completion. `accepts` are the parameters, None for any. `needs` are the
+    columns it cannot do without: one of each tuple. `messages`: whether a batched reward gets chat messages or texts.
+    """
+
+    name: str
+    weight: float
+    call: Callable[..., Any]
+    batched: bool
+    messages: Literal["always", "never", "as_run"]
+    accepts: frozenset[str] | None
+    needs: tuple[tuple[str, ...], ...]
+
+
+def load_rewards(settings: Sequence[RewardSettings]) -> tuple[Reward, ...]:
+    """Every reward of a stage, each under a name of its own. Raises UserError."""
+    rewards = tuple(load_reward(one) for one in settings)
+    names = [reward.name for reward in rewards]
+    twice = [s.name for s, name in zip(settings, names, strict=True) if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"rewards: {' and '.join(twice)} have the same name: rename a function, figures are kept by name"
+        )
+    return rewards
+
+
+def load_reward(settings: RewardSettings) -> Reward:
+    """Find a reward by its name, check its signature and bind its options.
+
+    A built-in is named as in `BUILT_IN`; any other is `path/to/file.py:function` or `package.module:function`, and is
+    called by the function's name in figures and samples.
+
+    Raises:
+        UserError: no such reward, not a function a reward can be, or an option it does not take.
+    """
+    built_in = settings.name in BUILT_IN
+    fn = BUILT_IN[settings.name] if built_in else _load(settings.name)
+    parameters = _parameters(settings.name, fn)
+    batched = "completion" not in parameters
+    _check_options(settings, parameters, built_in, fn)
+    return Reward(
+        name=settings.name if built_in else settings.name.rpartition(":")[2],
+        weight=settings.weight,
+        call=functools.partial(fn, **settings.options),
+        batched=batched,
+        messages="never" if built_in else "always" if _is_trl(fn) else "as_run",
+        accepts=None if _takes_any(fn) else frozenset(parameters),
+        needs=_needs(settings, parameters, BATCH_COLUMNS if batched else SINGLE_COLUMNS),
+    )
+
+
+def check_columns(reward: Reward, columns: Collection[str]) -> None:
+    """Raise UserError when the problems lack a column that the reward cannot do without."""
+    for alternatives in reward.needs:
+        if not set(alternatives) & set(columns):
+            raise UserError(
+                f"reward {reward.name}: needs {' or '.join(alternatives)}, which is neither an option nor a column of "
+                f"the problems ({', '.join(sorted(columns)) or 'none'}): map a column, or set an option"
+            )
+
+
+def _load(name: str) -> Callable[..., Any]:
+    if ":" not in name:
+        close = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"did you mean {close[0]}" if close else f"built-in are {', '.join(BUILT_IN)}"
+        raise UserError(f"reward {name}: no such reward: {hint}; your own is path/to/file.py:function")
+    fn = load_object(name)
+    if name.rpartition(":")[2] in RESERVED_NAMES:
+        raise UserError(f"reward {name}: reward/mean and reward/std are figures of the total: rename the function")
+    if not callable(fn) or inspect.isclass(fn):
+        raise UserError(f"reward {name}: expected a function, got {_kind(fn)}: name a function, or an object to call")
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+        raise UserError(f"reward {name}: an async function cannot be a reward: write it with def")
+    return fn
+
+
+def _kind(fn: Any) -> str:
+    return f"the class {fn.__name__}" if inspect.isclass(fn) else type(fn).__name__
+
+
+def _parameters(name: str, fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters that can be given by keyword, in order. Raises UserError when there is nothing to judge."""
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    every = inspect.signature(fn).parameters.values()
+    positional = [p.name for p in every if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+    parameters = {p.name: p for p in every if p.kind in by_keyword}
+    judged = {"completion", "completions", "completion_ids"} & parameters.keys()
+    if positional or not judged or {"completion", "completions"} <= judged:
+        got = ", ".join(str(p) for p in every)
+        raise UserError(
+            f"reward {name}: expected a first parameter completion (called once a completion) or completions (once a "
+            f"batch, as in TRL), got ({got}): rename the parameter"
+        )
+    return parameters
+
+
+def _check_options(
+    settings: RewardSettings, parameters: dict[str, inspect.Parameter], built_in: bool, fn: Callable[..., Any]
+) -> None:
+    taken = SINGLE_COLUMNS | BATCH_COLUMNS
+    keyword_only = {name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    known = keyword_only if built_in else parameters.keys() - taken
+    for option, value in settings.options.items():
+        if option in taken or (option not in known and (built_in or not _takes_any(fn))):
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {close[0]}" if close else f"it takes {', '.join(sorted(known)) or 'none'}"
+            raise UserError(f"reward {settings.name}: has no option {option}: {hint}")
+        if built_in:
+            _check_value(settings.name, option, value, parameters[option].annotation)
+
+
+def _check_value(name: str, option: str, value: Any, annotation: Any) -> None:
+    try:
+        TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(f"reward {name}: options.{option}: {message}, got {value!r}: correct the recipe") from None
+
+
+def _needs(
+    settings: RewardSettings, parameters: dict[str, inspect.Parameter], given: frozenset[str]
+) -> tuple[tuple[str, ...], ...]:
+    if settings.name == "accuracy":
+        return ((settings.options.get("column", "answer"), "reasoning_gym"),)
+    required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+    return tuple((name,) for name in required if name not in given and name not in settings.options)
+
+
+def _takes_any(fn: Callable[..., Any]) -> bool:
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
+
+
+def _is_trl(fn: Callable[..., Any]) -> bool:
+    """TRL's own functions read `completion[0]["content"]` whatever the prompt was."""
+    module = getattr(fn, "__module__", None) or ""
+    return module == "trl.rewards" or module.startswith("trl.rewards.")

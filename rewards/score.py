@@ -1,0 +1,179 @@
+"""Scores groups of completions. Whatever a reward does, every completion gets a verdict with a status."""
+
+import math
+import statistics
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from grpo.rewards.registry import Reward
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, Status
+
+
+@dataclass(frozen=True)
+class RewardFailure:
+    """A completion on which a reward failed: for the log, and for the person who mends the reward."""
+
+    reward: str
+    problem_id: str
+    status: Status
+    message: str
+    completion: str
+
+
+class Scoring(NamedTuple):
+    """Scored groups, and the failures behind every status error and timeout in them."""
+
+    groups: list[ScoredGroup]
+    failures: list[RewardFailure]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A completion as rewards see it: `text` begins with what the template prefilled."""
+
+    problem: Problem
+    completion: Completion
+    text: str
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    value: float | None
+    status: Status
+    message: str = ""
+
+
+def score(
+    groups: Sequence[Group], rewards: Sequence[Reward], prefill: str = "", conversational: bool = False
+) -> Scoring:
+    """Judge every completion of `groups` by every reward.
+
+    A reward gets the parameters it names: the problem's columns, `prompt`, `completion` (prefill + text),
+    `completion_tokens`, `finish`; a batched one gets lists, `prompts`, `completions` and `completion_ids`. As in TRL,
+    `conversational` (the run's template is a chat) makes prompts and completions of batched rewards chat messages;
+    TRL's own functions always get messages. A batched reward may return an exception in place of one number.
+
+    `Score.total` is the weighted sum of the rewards that apply. It is None when a reward with a weight other than 0
+    failed, or when none applies. Rewards with weight 0 are shown and never counted.
+    """
+    samples = [_Sample(g.problem, c, prefill + c.text) for g in groups for c in g.completions]
+    columns = [_verdicts(reward, samples, conversational) for reward in rewards]
+    rows = list(zip(*columns, strict=True)) if columns else [() for _ in samples]
+    scores = iter([_total(rewards, row) for row in rows])
+    scored = [ScoredGroup(group, tuple(next(scores) for _ in group.completions)) for group in groups]
+    failures = [
+        RewardFailure(reward.name, sample.problem.id, verdict.status, verdict.message, sample.text)
+        for sample, row in zip(samples, rows, strict=True)
+        for reward, verdict in zip(rewards, row, strict=True)
+        if verdict.status in ("error", "timeout")
+    ]
+    return Scoring(scored, failures)
+
+
+def reward_figures(groups: Iterable[ScoredGroup]) -> dict[str, float]:
+    """The step's figures. A mean or std (of the population) of nothing is left out.
+
+    `reward/mean` and `reward/std` are of the totals, `reward/<name>` is the mean where that reward applied, and
+    `reward/<name>/<status>` counts the completions where it did not.
+    """
+    scores = [one for group in groups for one in group.scores]
+    totals = [one.total for one in scores if one.total is not None]
+    figures = {"reward/mean": statistics.fmean(totals), "reward/std": statistics.pstdev(totals)} if totals else {}
+    for name in scores[0].parts if scores else ():
+        parts = [part for one in scores if (part := one.parts[name]) is not None]
+        figures |= {f"reward/{name}": statistics.fmean(parts)} if parts else {}
+        for status in ("not_applicable", "error", "timeout"):
+            figures[f"reward/{name}/{status}"] = float(sum(one.status[name] == status for one in scores))
+    return figures
+
+
+def _total(rewards: Sequence[Reward], row: Sequence[_Verdict]) -> Score:
+    counted = [(reward.weight, verdict) for reward, verdict in zip(rewards, row, strict=True) if reward.weight]
+    failed = any(verdict.status in ("error", "timeout") for _, verdict in counted)
+    parts = [weight * verdict.value for weight, verdict in counted if verdict.value is not None]
+    return Score(
+        total=None if failed or not parts else math.fsum(parts),
+        parts={reward.name: verdict.value for reward, verdict in zip(rewards, row, strict=True)},
+        status={reward.name: verdict.status for reward, verdict in zip(rewards, row, strict=True)},
+    )
+
+
+def _verdicts(reward: Reward, samples: Sequence[_Sample], conversational: bool) -> list[_Verdict]:
+    if not reward.batched:
+        return [_guarded(reward, _single(reward, sample), 1)[0] for sample in samples]
+    chat = reward.messages == "always" or (reward.messages == "as_run" and conversational)
+    return _guarded(reward, _batch(reward, samples, chat), len(samples)) if samples else []
+
+
+def _guarded(reward: Reward, arguments: dict[str, Any], count: int) -> list[_Verdict]:
+    """The one boundary behind which a reward may do what it likes."""
+    try:
+        returned = reward.call(**arguments)
+        values = list(returned) if reward.batched else [returned]
+    except Exception as error:
+        return [_failure(error)] * count
+    if len(values) != count:
+        return [_Verdict(None, "error", f"returned {len(values)} rewards for {count} completions")] * count
+    return [_verdict(value) for value in values]
+
+
+def _verdict(value: Any) -> _Verdict:
+    if value is None:
+        return _Verdict(None, "not_applicable")
+    if isinstance(value, Exception):
+        return _failure(value)
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except Exception:
+        number = math.nan
+    if not math.isfinite(number):
+        return _Verdict(None, "error", f"expected a finite number or None, got {repr(value)[:100]}")
+    return _Verdict(number, "ok")
+
+
+def _failure(error: Exception) -> _Verdict:
+    """The status and the sentence of an exception, with the line that raised it where there is one."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    status: Status = "timeout" if isinstance(error, TimeoutError) else "error"
+    return _Verdict(None, status, f"{type(error).__name__}: {error}{where}")
+
+
+def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:
+    bound = getattr(reward.call, "keywords", {})
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in bound and (reward.accepts is None or name in reward.accepts)
+    }
+
+
+def _single(reward: Reward, sample: _Sample) -> dict[str, Any]:
+    own = {
+        "prompt": sample.problem.prompt,
+        "completion": sample.text,
+        "completion_tokens": len(sample.completion.token_ids),
+        "finish": sample.completion.finish,
+    }
+    return _accepted(reward, {**sample.problem.columns, **own})
+
+
+def _batch(reward: Reward, samples: Sequence[_Sample], chat: bool) -> dict[str, Any]:
+    """Lists, in TRL's convention. A problem without a column that another has gets None there."""
+    names = dict.fromkeys(name for sample in samples for name in sample.problem.columns)
+    columns = {name: [sample.problem.columns.get(name) for sample in samples] for name in names}
+    prompts, texts = [s.problem.prompt for s in samples], [s.text for s in samples]
+    own = {
+        "prompts": [_message("user", prompt) for prompt in prompts] if chat else prompts,
+        "completions": [_message("assistant", text) for text in texts] if chat else texts,
+        "completion_ids": [list(s.completion.token_ids) for s in samples],
+        "completion_tokens": [len(s.completion.token_ids) for s in samples],
+        "finish": [s.completion.finish for s in samples],
+    }
+    return _accepted(reward, {**columns, **own})
+
+
+def _message(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]

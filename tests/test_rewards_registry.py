@@ -1,0 +1,131 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo.recipe import RewardSettings
+from grpo.rewards.registry import check_columns, load_reward, load_rewards
+from grpo.rewards.score import score
+from grpo.types import Completion, Group, Problem, UserError
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "reward_checks.py"
+
+SOURCE = """\
+class Judge:
+    def __call__(self, completions, answer, scale=1.0):
+        return [scale * (a in c) for c, a in zip(completions, answer)]
+
+judge = Judge()
+number = 3
+
+def single(completion, answer, low=0, *, high): return high
+def anything(prompts, completions, **kwargs): return [len(kwargs)] * len(completions)
+def wrong(text): return 1.0
+def positional(completion, /): return 1.0
+def nothing(): return 1.0
+def mean(completion): return 1.0
+def accuracy(completion): return 1.0
+async def later(completion): return 1.0
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def groups(*texts: str, **columns: Any) -> list[Group]:
+    completions = tuple(Completion(text, (1,), (0.0,), "stop", 0) for text in texts)
+    return [Group(Problem("p", "prompt", columns), (1,), completions)]
+
+
+def totals(settings: RewardSettings, *texts: str, **columns: Any) -> list[float | None]:
+    scored = score(groups(*texts, **columns), [load_reward(settings)])
+    assert scored.failures == []
+    return [one.total for one in scored.groups[0].scores]
+
+
+def test_built_ins_are_found_by_name_and_judge_texts() -> None:
+    names = ["accuracy", "format", "language"]
+    rewards = load_rewards([RewardSettings(name=name) for name in names])
+    text = "<think>two and two</think><answer>4</answer>"
+    scored = score(groups(text, answer="4"), rewards, conversational=True)
+    assert scored.groups[0].scores[0].parts == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
+
+
+def test_options_and_weights_reach_the_reward(file: Path) -> None:
+    overlong = RewardSettings(name="overlong", weight=2.0, options={"max_tokens": 1, "buffer": 1})
+    assert totals(overlong, "x") == [-2.0]
+    assert totals(RewardSettings(name=f"{file}:judge", options={"scale": 0.5}), "a4", "b", answer="4") == [0.5, 0.0]
+    assert totals(RewardSettings(name=f"{file}:single", options={"high": 7}), "a", answer="4") == [7]
+    assert totals(RewardSettings(name=f"{file}:anything", options={"any": 7}), "a", answer="4") == [5]
+
+
+def test_a_users_reward_is_called_by_its_functions_name(file: Path) -> None:
+    assert load_reward(RewardSettings(name=f"{file}:judge")).name == "judge"
+
+
+def test_the_example_is_a_reward() -> None:
+    texts = ["<think>4? Check: 2+2</think> 4", "<think>4</think> 4", "<think>hm</think> 4", "4"]
+    assert totals(RewardSettings(name=f"{EXAMPLE}:checks_its_work"), *texts, answer="4") == [1.0, -1.0, 0.0, None]
+    assert len(EXAMPLE.read_text().splitlines()) <= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("acuracy", {}, "reward acuracy: no such reward: did you mean accuracy"),
+        ("zzz", {}, "built-in are accuracy, format, language, length, overlong"),
+        ("gone.py:judge", {}, "no file gone.py"),
+        ("no_such_package:judge", {}, "no module named no_such_package"),
+        ("{file}:jugde", {}, "did you mean judge"),
+        ("{file}:number", {}, "expected a function, got int"),
+        ("{file}:Judge", {}, "expected a function, got the class Judge"),
+        ("{file}:wrong", {}, r"expected a first parameter completion .* got \(text\): rename the parameter"),
+        ("{file}:positional", {}, "expected a first parameter completion"),
+        ("{file}:nothing", {}, r"got \(\)"),
+        ("{file}:later", {}, "an async function cannot be a reward"),
+        ("{file}:mean", {}, "rename the function"),
+        ("{file}:judge", {"sacle": 1}, "has no option sacle: did you mean scale"),
+        ("{file}:judge", {"completions": []}, "has no option completions"),
+        ("accuracy", {"colum": "a"}, "has no option colum: did you mean column"),
+        ("accuracy", {"seconds": -1}, r"options.seconds: Input should be greater than 0, got -1"),
+        ("format", {"mode": "think"}, r"options.mode: Input should be 'think_answer' or 'think_text', got 'think'"),
+        ("overlong", {"max_tokens": 2.5, "buffer": 1}, "options.max_tokens: Input should be a valid integer"),
+    ],
+)
+def test_a_mistake_is_one_sentence(file: Path, name: str, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_reward(RewardSettings(name=name.format(file=file), options=options))
+
+
+def test_two_rewards_of_one_name_are_refused(file: Path) -> None:
+    with pytest.raises(UserError, match="have the same name"):
+        load_rewards([RewardSettings(name="accuracy"), RewardSettings(name=f"{file}:accuracy")])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "columns", "missing"),
+    [
+        ("accuracy", {}, {"solution"}, "answer or reasoning_gym"),
+        ("accuracy", {"column": "gold"}, {"answer"}, "gold or reasoning_gym"),
+        ("overlong", {"max_tokens": 5}, {"answer"}, "buffer"),
+        ("{file}:judge", {}, {"solution"}, "answer"),
+        ("{file}:single", {"high": 1}, set(), "answer"),
+    ],
+)
+def test_a_missing_column_is_found_before_the_run(
+    file: Path, name: str, options: dict[str, Any], columns: set[str], missing: str
+) -> None:
+    reward = load_reward(RewardSettings(name=name.format(file=file), options=options))
+    with pytest.raises(UserError, match=f"needs {missing}, which is neither"):
+        check_columns(reward, columns)
+
+
+def test_columns_that_suffice(file: Path) -> None:
+    check_columns(load_reward(RewardSettings(name="accuracy")), {"reasoning_gym"})
+    check_columns(load_reward(RewardSettings(name="accuracy", options={"column": "gold"})), {"gold"})
+    check_columns(load_reward(RewardSettings(name="language")), set())
+    check_columns(load_reward(RewardSettings(name=f"{file}:anything")), set())
