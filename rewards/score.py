@@ -134,9 +134,10 @@ def _verdict(value: Any) -> _Verdict:
 
 
 def _failure(error: Exception) -> _Verdict:
-    """The status and the sentence of an exception, with the line that raised it where there is one."""
+    """The status and the sentence of an exception, with the line of the reward's file it passed through."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     status: Status = "timeout" if isinstance(error, TimeoutError) else "error"
     return _Verdict(None, status, f"{type(error).__name__}: {error}{where}")
 

@@ -15,11 +15,11 @@ from grpo.rewards.symbolic import equivalent
 
 GOLD = r"\frac{\sqrt{2}}{2}"
 RIGHT = r"\boxed{\frac{1}{\sqrt{2}}}"
-TOWER = r"\boxed{(((10!)!)!)!}"
+TOWER = "(((10!)!)!)!"
 
 
 def test_results_errors_and_timeouts_come_back_in_order() -> None:
-    results = run_all(equivalent, [("x+1", "1+x"), (r"\frac{", "1"), ("x", "(((10!)!)!)!"), ("x", "y")], seconds=2.0)
+    results = run_all(equivalent, [("x+1", "1+x"), (r"\frac{", "1"), (GOLD, TOWER), ("x", "y")], seconds=2.0)
     assert results[0] is True
     assert isinstance(results[1], WorkerError)
     assert isinstance(results[2], TimeoutError)
@@ -74,20 +74,16 @@ def test_a_killed_worker_costs_at_most_its_own_call(busy: bool) -> None:
     run_all(abs, [(1,)], seconds=5.0)
     before = pool.worker_pids()
     results: list[object] = []
-    calls = [(time.sleep, 2.0)] if busy else []
-    thread = threading.Thread(target=lambda: results.extend(run_all(_call, calls, seconds=20.0)))
+    calls = [(20.0,)] if busy else []
+    thread = threading.Thread(target=lambda: results.extend(run_all(time.sleep, calls, seconds=30.0)))
     thread.start()
     time.sleep(1.0)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     thread.join()
-    assert all(isinstance(result, WorkerError) for result in results)
+    assert [type(result) for result in results] == [WorkerError] * len(calls)
     assert accuracy([RIGHT], answer=[GOLD]) == [1.0]
     assert not set(before) & set(pool.worker_pids())
-
-
-def _call(fn: object, argument: object) -> object:
-    return fn(argument)  # type: ignore[operator]
 
 
 def test_many_threads_get_their_own_answers() -> None:
