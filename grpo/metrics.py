@@ -1,0 +1,204 @@
+"""What a run writes down: figures of every step, every completion, the time of every phase."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch import Tensor
+
+from grpo.files import full_disk_is_an_answer, sync
+from grpo.types import ScoredGroup, UserError
+
+LOGS = ("metrics", "samples")
+"""The names of a stage's logs, each a .jsonl file."""
+
+Position = Mapping[str, int]
+"""How many bytes of each log there are."""
+
+Track = Callable[[Mapping[str, float], int], None]
+"""Sends the figures of a step to the trackers."""
+
+
+class RunLog:
+    """The log of one stage: `metrics.jsonl`, `samples.jsonl` and the trackers.
+
+    Only the main process has paths to write to; the others' logs do nothing.
+    """
+
+    def __init__(self, stage: str, paths: Mapping[str, Path], track: Track):
+        self.stage = stage
+        self.paths = paths
+        self.track = track
+
+    @classmethod
+    def open(cls, folder: Path, stage: str, accelerator: Accelerator, position: Position | None) -> "RunLog":
+        """Go on with the logs of a stage's folder after `position`, or begin them.
+
+        Raises:
+            UserError: a log is shorter than `position` says.
+        """
+        paths = {name: folder / f"{name}.jsonl" for name in LOGS} if accelerator.is_main_process else {}
+        for name, path in paths.items():
+            _cut(path, position[name] if position else 0)
+        return cls(stage, paths, _tracking(folder, accelerator))
+
+    def write(
+        self, step: int, figures: Mapping[str, float], samples: Sequence[Mapping[str, Any]], **labels: str
+    ) -> None:
+        """Add the figures of a step, with labels such as the model they describe, and its samples. Raises DiskFull."""
+        metrics = {"step": step, "stage": self.stage, "time": time.time(), **labels, **figures}
+        rows: dict[str, Iterable[Mapping[str, Any]]] = {"metrics": [metrics], "samples": samples}
+        for name, path in self.paths.items():
+            with full_disk_is_an_answer(path), path.open("ab") as file:
+                file.write(b"".join(map(json_line, rows[name])))
+        self.track({f"{self.stage}/{name}": value for name, value in figures.items()}, step)
+
+    def position(self) -> Position:
+        """Wait until all that was written is on disk, and say how much that is."""
+        self.close()
+        return {name: path.stat().st_size for name, path in self.paths.items()}
+
+    def close(self) -> None:
+        """Wait until all that was written is on disk. Raises DiskFull."""
+        for path in self.paths.values():
+            with full_disk_is_an_answer(path):
+                sync(path)
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """Write a row as one line of UTF-8 JSON. A number that is not finite becomes null, which JSON has no number for."""
+    text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair, which UTF-8 has no code for, becomes its JSON escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def sample_rows(
+    step: int,
+    scored: Sequence[ScoredGroup],
+    advantages_PG: Tensor,
+    mask_reasons_PG: Sequence[Sequence[str | None]],
+    render: Callable[[Sequence[int]], str],
+) -> list[dict[str, Any]]:
+    """Describe every completion of a step, one row each, P prompts by G completions.
+
+    `render` reads the token ids of a prompt as text.
+    """
+    rows = []
+    for scored_group, advantages_G, mask_reasons_G in zip(scored, advantages_PG.tolist(), mask_reasons_PG, strict=True):
+        group = scored_group.group
+        prompt = render(group.prompt_ids)
+        for completion, score, advantage, mask_reason in zip(
+            group.completions, scored_group.scores, advantages_G, mask_reasons_G, strict=True
+        ):
+            row = {
+                "step": step,
+                "problem_id": group.problem.id,
+                "prompt": prompt,
+                "completion": completion.text,
+                "tokens": len(completion.token_ids),
+                "rewards": dict(score.parts),
+                "status": dict(score.status),
+                "total": score.total,
+                "advantage": advantage,
+                "weight_version": completion.weight_version,
+                "finish": completion.finish,
+                "mask_reason": mask_reason,
+            }
+            rows.append(row)
+    return rows
+
+
+class Clock:
+    """Adds up the seconds of a step's phases: `with clock("rollout"): ...`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time of the block towards a phase, also when the block raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self.seconds(phase) + time.perf_counter() - start
+
+    def seconds(self, phase: str) -> float:
+        """Return the seconds of a phase so far, 0 where it has not been."""
+        return self._seconds.get(phase, 0.0)
+
+    def figures(self) -> dict[str, float]:
+        """Return the seconds of every phase as `time/<phase>`."""
+        return {f"time/{phase}": seconds for phase, seconds in self._seconds.items()}
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory this process has held so far, in MiB: the CUDA device's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def start_trackers(accelerator: Accelerator, run_name: str, wanted: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Start the trackers that the accelerator was made with and tell them the settings.
+
+    Raises:
+        UserError: a tracker is not installed, which accelerate itself would pass over.
+    """
+    absent = sorted(set(wanted) - {str(tracker) for tracker in get_available_trackers()})
+    if absent:
+        raise UserError(
+            f"trackers: {absent[0]} is not installed: pip install 'grpo-train[{absent[0]}]', or leave it out"
+        )
+    if wanted:
+        accelerator.init_trackers(run_name, config=dict(_flat(settings)))
+
+
+def _cut(path: Path, size: int) -> None:
+    """Make a log exactly `size` bytes long by dropping what came after a checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    present = path.stat().st_size
+    if present < size:
+        raise UserError(
+            f"{path}: expected at least the {size} bytes that the checkpoint counted, got {present}: bring the file "
+            "back, or start over with --fresh"
+        )
+    os.truncate(path, size)
+
+
+def _tracking(folder: Path, accelerator: Accelerator) -> Track:
+    """Return what sends figures to the trackers; steps go on from stage to stage, as wandb wants them to."""
+    if not accelerator.trackers:
+        return lambda figures, step: None
+    earlier = [path for path in folder.parent.glob("*/metrics.jsonl") if path.parent.name < folder.name]
+    before = sum(path.read_bytes().count(b"\n") for path in earlier)
+    return lambda figures, step: accelerator.log(dict(figures), step=before + step)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `stages.0.lr` and its value for every leaf of nested settings, as the trackers want them."""
+    if isinstance(value, Mapping | list):
+        for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _flat(entry, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,158 @@
+"""What is logged is JSON, is cut back to the checkpoint, and reaches the trackers."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from grpo.files import DiskFull
+from grpo.metrics import Clock, RunLog, json_line, peak_memory_mb, sample_rows, start_trackers
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_step_is_one_line_of_figures_and_one_a_sample(tmp_path, accelerator):
+    log = RunLog.open(tmp_path / "02-grpo", "02-grpo", accelerator, None)
+    log.write(1, {"reward/mean": 0.25, "kl": math.nan}, [{"completion": "a"}, {"completion": "b"}])
+    log.close()
+    (figures,) = rows(tmp_path / "02-grpo" / "metrics.jsonl")
+    assert figures.pop("time") > 1.7e9
+    assert figures == {"step": 1, "stage": "02-grpo", "reward/mean": 0.25, "kl": None}
+    assert rows(tmp_path / "02-grpo" / "samples.jsonl") == [{"completion": "a"}, {"completion": "b"}]
+
+
+def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path, accelerator):
+    log = RunLog.open(tmp_path, "s", accelerator, None)
+    log.write(1, {"loss": 1.0}, [{"n": 1}])
+    position = log.position()
+    log.write(2, {"loss": 2.0}, [{"n": 2}])
+    log.close()
+    assert position["samples"] == len('{"n": 1}\n')
+    log = RunLog.open(tmp_path, "s", accelerator, position)
+    assert log.position() == position
+    log.write(2, {"loss": 3.0}, [])
+    log.close()
+    assert [row["loss"] for row in rows(tmp_path / "metrics.jsonl")] == [1.0, 3.0]
+    assert rows(tmp_path / "samples.jsonl") == [{"n": 1}]
+
+
+def test_without_a_checkpoint_the_logs_begin_anew(tmp_path, accelerator):
+    for loss in (1.0, 2.0):
+        log = RunLog.open(tmp_path, "s", accelerator, None)
+        log.write(1, {"loss": loss}, [])
+        log.close()
+    assert [row["loss"] for row in rows(tmp_path / "metrics.jsonl")] == [2.0]
+
+
+def test_a_log_shorter_than_its_checkpoint_is_refused(tmp_path, accelerator):
+    (tmp_path / "metrics.jsonl").write_bytes(b"{}\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: expected at least the 10 bytes .* got 3: .*--fresh"):
+        RunLog.open(tmp_path, "s", accelerator, {"metrics": 10, "samples": 0})
+
+
+def test_a_full_disk_is_an_answer(tmp_path):
+    log = RunLog("s", {"metrics": Path("/dev/full")}, lambda figures, step: None)
+    with pytest.raises(DiskFull, match="/dev/full: could not be written: the disk is full"):
+        log.write(1, {"loss": 1.0}, [])
+
+
+def test_a_label_stands_beside_the_figures(tmp_path, accelerator):
+    log = RunLog.open(tmp_path, "03-evaluate", accelerator, None)
+    log.write(1, {"accuracy": 0.5}, [], model="base")
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert (row["model"], row["accuracy"]) == ("base", 0.5)
+
+
+def test_a_process_that_is_not_the_main_one_writes_nothing(tmp_path):
+    log = RunLog("s", {}, lambda figures, step: None)
+    log.write(1, {"loss": 1.0}, [{"n": 1}])
+    assert log.position() == {}
+    log.close()
+
+
+def test_json_lines_hold_any_text():
+    row = {"text": "中\u2028\n\ud800", "values": [math.inf, {"deep": -math.inf}], "count": 3, "right": True}
+    line = json_line(row)
+    assert "中".encode() in line
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == row | {"values": [None, {"deep": None}]}
+
+
+def test_sample_rows_describe_every_completion():
+    group = Group(
+        Problem("p7", "1+1=", {"answer": "2"}),
+        (3, 4),
+        (Completion("2", (5, 0), (-0.1, -0.2), "stop", 6), Completion("3", (6,), (-0.3,), "length", 6)),
+    )
+    scores = (Score(1.0, {"accuracy": 1.0}, {"accuracy": "ok"}), Score(None, {"accuracy": None}, {"accuracy": "error"}))
+    first, second = sample_rows(
+        9, [ScoredGroup(group, scores)], torch.tensor([[0.5, 0.0]]), [[None, "unscorable"]], lambda ids: f"<{ids}>"
+    )
+    assert first == {
+        "step": 9,
+        "problem_id": "p7",
+        "prompt": "<(3, 4)>",
+        "completion": "2",
+        "tokens": 2,
+        "rewards": {"accuracy": 1.0},
+        "status": {"accuracy": "ok"},
+        "total": 1.0,
+        "advantage": 0.5,
+        "weight_version": 6,
+        "finish": "stop",
+        "mask_reason": None,
+    }
+    assert (second["total"], second["status"], second["mask_reason"]) == (None, {"accuracy": "error"}, "unscorable")
+
+
+def test_a_clock_adds_up_and_counts_a_phase_that_raises():
+    clock = Clock()
+    with clock("reward"):
+        pass
+    once = clock.seconds("reward")
+    with pytest.raises(ValueError, match="lost"), clock("reward"):
+        raise ValueError("lost")
+    assert clock.figures() == {"time/reward": clock.seconds("reward")}
+    assert clock.seconds("reward") > once > 0
+    assert clock.seconds("rollout") == 0
+
+
+def test_peak_memory_counts_what_was_held():
+    before = peak_memory_mb()
+    held = bytearray(b"x" * (before_bytes := int((before + 64) * 2**20)))
+    assert len(held) == before_bytes
+    assert before + 64 < peak_memory_mb() < 10 * (before + 64)
+
+
+def test_tensorboard_gets_figures_and_settings(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=tmp_path)
+    start_trackers(accelerator, "run", ["tensorboard"], {"seed": 0, "stages": [{"lr": 1e-6, "problems": None}]})
+    for number, name in enumerate(("01-sft", "02-grpo")):
+        log = RunLog.open(tmp_path / name, name, accelerator, None)
+        log.write(1, {"loss": 0.5 + number}, [])
+        log.write(2, {"loss": 0.25 + number}, [])
+        log.close()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("01-sft/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("02-grpo/loss")] == [(3, 1.5), (4, 1.25)]
+    assert "stages.0.lr: 1.0e-06" in next((tmp_path / "run").glob("*/hparams.yml")).read_text()
+
+
+def test_a_tracker_that_is_not_installed_is_named(accelerator):
+    with pytest.raises(UserError, match=r"trackers: no-such is not installed: pip install 'grpo-train\[no-such\]'"):
+        start_trackers(accelerator, "run", ["no-such"], {})
