@@ -4,6 +4,7 @@ Exit status: 0 done, 2 the recipe or the input is wrong (one line says where and
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
 
 
 def _train(options: argparse.Namespace) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve the reward workers
     from grpo.recipe_file import load_recipe  # the heavy imports come after the arguments are known to be right
 
     recipe = load_recipe(options.recipe, options.set)

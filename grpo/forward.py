@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import TokenSequence, pack
 from grpo.kernels.logprobs import token_logprobs, token_logprobs_and_entropy
@@ -22,7 +23,7 @@ def target_logits(model: nn.Module, tokens: PackedTokens) -> Tensor:
         logits_to_keep=tokens.predictor_N,
         use_cache=False,
     )
-    return output.logits[0]
+    return output.logits[0].float()
 
 
 def target_logprobs(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> Tensor:
@@ -36,14 +37,14 @@ def target_logprobs_and_entropy(model: nn.Module, tokens: PackedTokens, temperat
 
 
 @torch.no_grad()
-def check_packing(model: nn.Module, vocabulary: int) -> None:
+def check_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
     """Stop if a sequence's log-probabilities depend on what is packed beside it.
 
     Raises:
         UserError: the architecture does not tell packed sequences apart by their positions.
     """
     device = next(model.parameters()).device
-    ids = [tuple((7 * i + 3 * j) % vocabulary for i in range(6)) for j in range(3)]
+    ids = [tuple((7 * i + 3 * j) % len(tokenizer) for i in range(6)) for j in range(3)]
     sequences = [TokenSequence(row[:3], row[3:]) for row in ids]
     was_training = model.training
     model.eval()

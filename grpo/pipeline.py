@@ -29,11 +29,13 @@ def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
     folder = Path(recipe.output) / recipe.name
     accelerator = Accelerator(log_with=list(recipe.trackers) or None, project_dir=folder)
     if accelerator.mixed_precision != "no":
-        raise UserError(f"accelerate: mixed_precision is {accelerator.mixed_precision}; set a stage's precision instead")
-    if accelerator.is_main_process:
-        claim(folder, recipe, fresh)
-    accelerator.wait_for_everyone()
+        raise UserError(
+            f"accelerate: mixed_precision is {accelerator.mixed_precision}; set a stage's precision instead"
+        )
     with locked(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            claim(folder, recipe, fresh)
+        accelerator.wait_for_everyone()
         display = make_display(recipe.name, accelerator.is_main_process)
         try:
             _run_stages(recipe, folder, accelerator, display)

@@ -147,6 +147,13 @@ class RewardSettings(Settings):
     options: dict[str, Any] = Field({}, description="keyword arguments of the reward")
 
 
+def _check_accuracy(name: str, rewards: list[RewardSettings]) -> None:
+    """The reward that counts as accuracy is one of the stage's own."""
+    known = [reward.name.rpartition(":")[2] for reward in rewards]
+    if name not in known:
+        raise ValueError(f"accuracy must name one of the rewards ({', '.join(known)}), got {name!r}")
+
+
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
@@ -374,9 +381,8 @@ class GrpoStage(TrainingSettings):
                 f"prompts_per_step ({self.prompts_per_step}) must be a multiple of minibatches_per_step "
                 f"({self.minibatches_per_step}): a minibatch holds whole groups"
             )
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) < len(names):
-            raise ValueError("rewards has the same name twice; figures and samples are kept by name")
+        if self.evaluation is not None:
+            _check_accuracy(self.evaluation.accuracy, self.rewards)
         return self
 
 
@@ -403,8 +409,7 @@ class EvaluateStage(Settings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k, default=0) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
-        if self.accuracy not in [reward.name for reward in self.rewards]:
-            raise ValueError(f"accuracy must name one of the rewards, got {self.accuracy!r}")
+        _check_accuracy(self.accuracy, self.rewards)
         return self
 
 

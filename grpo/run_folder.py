@@ -29,8 +29,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -59,9 +59,11 @@ def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
                 "Take another name, or --fresh to start over (the old run is kept beside it)"
             )
         return
-    strangers = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+    strangers = [entry.name for entry in folder.iterdir()]
     if strangers:
-        raise UserError(f"{folder}: expected a run or an empty folder, found {strangers[0]}; take another name or output")
+        raise UserError(
+            f"{folder}: expected a run or an empty folder, found {strangers[0]}; take another name or output"
+        )
     write_atomic(folder / "environment.json", json.dumps(environment(recipe.seed), indent=2) + "\n")
     write_atomic(kept, resolved)
 

@@ -1,0 +1,117 @@
+"""What a recipe would take, in words, before anything is computed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from grpo.policy import load_config
+from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
+from grpo.recipe_file import dump_recipe
+from grpo.scratch import make_config
+
+BYTES = {"float32": 4, "bfloat16": 2, "fp32": 4, "bf16": 2}
+
+ACTIVATION_VALUES = 17
+"""Values kept for the backward pass per token, layer and hidden unit, without attention (Korthikanti et al. 2022,
+arXiv 2205.05198, section 4.1: 34 bytes at 2 bytes a value)."""
+
+LOGIT_COPIES = 3
+"""Logits, their log-softmax and its gradient, in float32."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory depends on."""
+
+    parameters: int
+    trainable: int
+    hidden: int
+    layers: int
+    vocabulary: int
+
+
+def describe(recipe: Recipe) -> str:
+    """The resolved recipe, then for every stage its batch arithmetic and an estimate of tokens and memory."""
+    size = _model_size(recipe.model)
+    lines = [dump_recipe(recipe), f"policy: {size.parameters:,} parameters, {size.trainable:,} trained", ""]
+    for number, stage in enumerate(recipe.stages, start=1):
+        lines.append(f"{number:02d}-{stage.kind}")
+        lines += [f"  {line}" for line in _words(stage, size, recipe.model)]
+    return "\n".join(lines)
+
+
+def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: ModelSettings) -> list[str]:
+    if isinstance(stage, GrpoStage):
+        return [*_grpo_words(stage), _memory(stage, size, model, reference=stage.kl.beta > 0)]
+    if isinstance(stage, SftStage):
+        length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
+        return [f"{stage.examples_per_step} examples a step, one update a step, {length}", _memory(stage, size, model)]
+    greedy = "one greedy completion"
+    sampled = f" and {stage.samples} samples" if stage.samples else ""
+    tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
+    return [f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"]
+
+
+def _grpo_words(stage: GrpoStage) -> list[str]:
+    completions = stage.prompts_per_step * stage.completions_per_prompt
+    new_tokens = completions * stage.rollout.max_new_tokens
+    updates = stage.minibatches_per_step * stage.epochs_per_step
+    per_minibatch = stage.prompts_per_step // stage.minibatches_per_step
+    learned = completions * (stage.rollout.max_new_tokens + stage.problems.max_prompt_tokens)
+    return [
+        f"{stage.prompts_per_step} prompts a step x {stage.completions_per_prompt} completions a prompt = "
+        f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
+        f"{stage.minibatches_per_step} minibatches of {per_minibatch} prompts x {stage.epochs_per_step} epochs = "
+        f"{updates} updates a step",
+        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens}); the learner "
+        f"sees at most {learned:,} tokens with prompts of at most {stage.problems.max_prompt_tokens}, "
+        f"{stage.tokens_per_micro_batch:,} at a time",
+    ]
+
+
+def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, reference: bool = False) -> str:
+    """Peak memory of the learner, part by part. LoRA needs no second copy for its reference."""
+    tokens = stage.tokens_per_micro_batch
+    weight = BYTES[model.dtype]
+    parts = {
+        "weights": size.parameters * weight,
+        "gradients": size.trainable * weight,
+        "AdamW": size.trainable * 2 * weight,
+        "reference": size.parameters * weight if reference and model.lora is None else 0,
+        "activations": tokens * size.hidden * size.layers * ACTIVATION_VALUES * BYTES[stage.precision],
+        "logits": tokens * size.vocabulary * 4 * LOGIT_COPIES,
+    }
+    listed = " + ".join(f"{name} {value / 1e9:.2f}" for name, value in parts.items() if value)
+    return f"memory: about {sum(parts.values()) / 1e9:.2f} GB = {listed} (with every token of a micro-batch trained on)"
+
+
+def _model_size(settings: ModelSettings) -> ModelSize:
+    config: PretrainedConfig
+    if settings.path is not None:
+        config = load_config(settings.path, settings.trust_remote_code)
+    else:
+        assert settings.init is not None  # the recipe has either a path or init
+        config = make_config(settings.init)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    parameters = sum(p.numel() for p in model.parameters())
+    text = config.get_text_config()
+    return ModelSize(
+        parameters=parameters,
+        trainable=_adapter_parameters(model, settings) if settings.lora else parameters,
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
+    )
+
+
+def _adapter_parameters(model: nn.Module, settings: ModelSettings) -> int:
+    """The parameters that LoRA would train."""
+    from grpo.policy import add_lora
+
+    assert settings.lora is not None  # asked for by the caller
+    with torch.device("meta"):
+        adapted = add_lora(model, settings.lora)
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -1,0 +1,88 @@
+"""From scored groups to what the learner trains on: rewards, advantages, masks and the weights of the loss.
+
+Axes: P prompts of a step, G completions of a prompt, B = P*G in that order.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from grpo.batch import TokenSequence, Trajectory
+from grpo.losses.aggregation import sequence_weights
+from grpo.recipe import GrpoStage
+from grpo.types import Completion, Group, ScoredGroup
+
+MaskReason = Literal["unscorable", "truncated"]
+
+
+def reward_matrix(scored: Sequence[ScoredGroup]) -> Tensor:
+    """Total rewards (P, G) in float64; a completion that cannot be scored is NaN."""
+    totals = [[math.nan if s.total is None else s.total for s in group.scores] for group in scored]
+    return torch.tensor(totals, dtype=torch.float64)
+
+
+def part_matrix(scored: Sequence[ScoredGroup], reward: str) -> Tensor:
+    """One reward's values (P, G) in float64; NaN where it does not apply or failed."""
+    values = [[s.parts.get(reward) for s in group.scores] for group in scored]
+    return torch.tensor([[math.nan if v is None else v for v in row] for row in values], dtype=torch.float64)
+
+
+def mask_reasons(scored: Sequence[ScoredGroup], mask_truncated: bool) -> list[list[MaskReason | None]]:
+    """Why a completion is not trained on, for each of P groups and G completions; None when it is."""
+
+    def reason(total: float | None, completion: Completion) -> MaskReason | None:
+        if total is None:
+            return "unscorable"
+        return "truncated" if mask_truncated and completion.finish == "length" else None
+
+    return [
+        [reason(s.total, c) for s, c in zip(group.scores, group.group.completions, strict=True)] for group in scored
+    ]
+
+
+def token_trajectory(group: Group, completion: Completion, advantage: float = 0.0, weight: float = 0.0) -> Trajectory:
+    """One completion after its prompt, as the learner reads it."""
+    tokens = TokenSequence(group.prompt_ids, completion.token_ids)
+    return Trajectory(tokens, completion.sampler_logprobs, advantage, weight)
+
+
+def minibatches(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: GrpoStage) -> list[list[Trajectory]]:
+    """The trajectories of every minibatch of a step, epoch after epoch.
+
+    A minibatch holds whole groups, and its loss is aggregated over itself. Sequences that are masked are left out.
+    So are those with advantage zero when nothing else in the loss moves them: their share of the loss is exactly
+    zero, but they still count in its denominators.
+    """
+    size = math.ceil(len(scored) / stage.minibatches_per_step)
+    parts = [
+        _trajectories(scored[start : start + size], advantages_PG[start : start + size], stage)
+        for start in range(0, len(scored), size)
+    ]
+    return parts * stage.epochs_per_step
+
+
+def _trajectories(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: GrpoStage) -> list[Trajectory]:
+    reasons = [reason for row in mask_reasons(scored, stage.mask_truncated) for reason in row]
+    completions = [(g.group, c) for g in scored for c in g.group.completions]
+    weights_B = sequence_weights(
+        torch.tensor([len(c.token_ids) for _, c in completions]),
+        torch.tensor([reason is None for reason in reasons]),
+        stage.loss.aggregation,
+        stage.rollout.max_new_tokens,
+        count_masked=False,
+    )
+    everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage)
+    rows = zip(completions, reasons, advantages_PG.flatten().tolist(), weights_B.tolist(), strict=True)
+    return [
+        token_trajectory(group, completion, advantage, weight)
+        for (group, completion), reason, advantage, weight in rows
+        if reason is None and (everything_counts or advantage != 0)
+    ]
+
+
+def has_entropy_bonus(stage: GrpoStage) -> bool:
+    """Whether entropy can enter the loss, now or once an adaptive coefficient has risen."""
+    return stage.entropy.bonus > 0 or (stage.entropy.target is not None and stage.entropy.delta > 0)

@@ -1,0 +1,121 @@
+"""A step's rollout: problems drawn, completions sampled and scored, groups without signal replaced when asked."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo.advantages import keep_groups
+from grpo.data import draw
+from grpo.experience import part_matrix, reward_matrix
+from grpo.journal import Rollout, read_rollout, write_rollout
+from grpo.recipe import GrpoStage
+from grpo.rewards.score import Scoring, reward_figures
+from grpo.rollout.collect import rollout_figures
+from grpo.rollout.engine import Engine, Sampling
+from grpo.run import StageRun
+from grpo.task import Task, ask, judge
+from grpo.types import Problem, ScoredGroup, UserError
+
+
+@dataclass(frozen=True)
+class RolloutSource:
+    """What rollouts are made with. `saved` holds those of an interrupted run by step, already sampled and scored."""
+
+    stage: GrpoStage
+    run: StageRun
+    task: Task
+    engine: Engine
+    saved: Mapping[int, Rollout]
+
+    @property
+    def folder(self) -> Path:
+        """Where rollouts wait until a checkpoint has learned from them."""
+        return self.run.folder / "rollouts"
+
+
+def saved_rollouts(folder: Path, after_step: int, problems: Sequence[Problem]) -> dict[int, Rollout]:
+    """The whole rollouts that an interrupted run left for the steps after a checkpoint, in a row from it."""
+    by_id = {problem.id: problem for problem in problems}
+    found: dict[int, Rollout] = {}
+    step = after_step + 1
+    while (rollout := read_rollout(folder, step, by_id)) is not None:
+        found[step] = rollout
+        step += 1
+    return found
+
+
+def roll_out(source: RolloutSource, step: int, start: int) -> Rollout:
+    """The rollout of a step, from the problems after the first `start` ones: the saved one, or a new one, saved.
+
+    With dynamic sampling, groups whose rewards do not differ are replaced by groups of further problems (DAPO, arXiv
+    2503.14476, section 3.2) until the step is full or `max_rounds` is reached; figures describe all that was sampled.
+
+    Raises:
+        UserError: more than `max_reward_errors` of the completions could not be scored.
+    """
+    if step in source.saved:
+        return source.saved[step]
+    stage, wanted = source.stage, source.stage.prompts_per_step
+    rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
+    kept: list[ScoredGroup] = []
+    everything: list[ScoredGroup] = []
+    seconds = {"time/rollout": 0.0, "time/reward": 0.0}
+    for number in range(rounds):
+        if len(kept) == wanted:
+            break
+        scored = _one_round(source, (step, number), start + len(everything), wanted - len(kept), seconds)
+        everything += scored
+        kept += _with_signal(scored, stage)
+    kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
+    figures = seconds | _figures(everything, kept, seconds["time/rollout"])
+    rollout = Rollout(step, len(everything), kept, figures)
+    if source.run.accelerator.is_main_process:
+        write_rollout(source.folder, rollout)
+    return rollout
+
+
+def _one_round(
+    source: RolloutSource, place: tuple[int, int], start: int, count: int, seconds: dict[str, float]
+) -> Sequence[ScoredGroup]:
+    stage, task = source.stage, source.task
+    sampling = Sampling(stage.rollout.temperature, stage.rollout.max_new_tokens, stop=tuple(stage.rollout.stop))
+    problems = draw(task.problems.train, source.run.seed, start, count)
+    began = time.perf_counter()
+    groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
+    sampled = time.perf_counter()
+    scoring = judge(task, groups, source.run.accelerator)
+    seconds["time/rollout"] += sampled - began
+    seconds["time/reward"] += time.perf_counter() - sampled
+    _check_failures(scoring, stage.max_reward_errors, place[0])
+    return scoring.groups
+
+
+def _with_signal(scored: Sequence[ScoredGroup], stage: GrpoStage) -> list[ScoredGroup]:
+    """The groups that dynamic sampling keeps; all of them without it."""
+    if stage.dynamic_sampling is None:
+        return list(scored)
+    reward = stage.dynamic_sampling.reward
+    values_PG = reward_matrix(scored) if reward is None else part_matrix(scored, reward)
+    return [group for group, keep in zip(scored, keep_groups(values_PG).tolist(), strict=True) if keep]
+
+
+def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], seconds: float) -> dict[str, float]:
+    silent = sum(not keep for keep in keep_groups(reward_matrix(everything)).tolist())
+    return {
+        **reward_figures(everything),
+        **rollout_figures([scored.group for scored in everything], seconds),
+        "groups/zero_std": silent / len(everything),
+        "groups/kept": float(len(kept)),
+    }
+
+
+def _check_failures(scoring: Scoring, limit: float, step: int) -> None:
+    total = sum(len(group.scores) for group in scoring.groups)
+    unscored = sum(score.total is None for group in scoring.groups for score in group.scores)
+    if unscored > limit * total and scoring.failures:
+        first = scoring.failures[0]
+        raise UserError(
+            f"step {step}: {unscored} of {total} completions could not be scored, expected at most a share of {limit} "
+            f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: correct the reward"
+        )

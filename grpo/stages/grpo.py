@@ -1,0 +1,44 @@
+"""Group relative policy optimization: sample groups, score them, compare within groups, learn, again.
+
+Axes: P prompts of a step, G completions of a prompt.
+"""
+
+from grpo.advantages import advantages
+from grpo.experience import mask_reasons, minibatches, reward_matrix
+from grpo.journal import prune_rollouts
+from grpo.learner import train_step
+from grpo.metrics import Clock, sample_rows
+from grpo.recipe import GrpoStage
+from grpo.rollout.weights import push_weights
+from grpo.rollouts import roll_out
+from grpo.run import StageRun
+from grpo.stages.grpo_parts import between_steps, evaluate_if_due, kl_penalties, set_up, step_figures
+from grpo.training import advance, finish, save_if_due
+
+
+def run(stage: GrpoStage, run: StageRun) -> None:
+    """Train with the stage's rewards and leave `model/`."""
+    parts = set_up(stage, run)
+    training, progress = parts.training, parts.training.progress
+
+    while progress.step < stage.steps:
+        clock, step = Clock(), progress.step + 1
+        rollout = roll_out(parts.source, step, progress.consumed)
+        rewards_PG = reward_matrix(rollout.scored) - kl_penalties(parts, rollout.scored)
+        advantages_PG = advantages(rewards_PG, stage.advantage)
+        with clock("learn"):
+            tallies = [
+                train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
+                for minibatch in minibatches(rollout.scored, advantages_PG, stage)
+            ]
+        with clock("sync"):
+            push_weights(parts.policy.model, parts.engine, version=step)
+
+        figures = step_figures(rollout, tallies, clock) | evaluate_if_due(parts, step)
+        reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
+        samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
+        between_steps(parts, step, figures)
+        advance(training, rollout.consumed, figures, samples)
+        if save_if_due(training, stage.steps):
+            prune_rollouts(parts.source.folder, step)
+    finish(training)

@@ -1,0 +1,146 @@
+"""What the loop of a GRPO stage works with, and its smaller moves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grpo.batch import Trajectory, micro_batches
+from grpo.data import check_enough
+from grpo.experience import has_entropy_bonus
+from grpo.forward import check_packing
+from grpo.held_out import chosen_problems, greedy, greedy_figures
+from grpo.journal import Rollout
+from grpo.kl_reward import sequence_kl
+from grpo.learner import Learner
+from grpo.losses import make_loss
+from grpo.losses.entropy import adaptive_coefficient
+from grpo.metrics import Clock, peak_memory_mb
+from grpo.objective import PolicyGradient
+from grpo.policy import Policy, Reference, load_policy, make_reference
+from grpo.recipe import GrpoStage
+from grpo.rollout.engine import Engine
+from grpo.rollout.stopping import decode
+from grpo.rollout.transformers_engine import TransformersEngine
+from grpo.rollout.weights import push_weights
+from grpo.rollouts import RolloutSource, saved_rollouts
+from grpo.run import StageRun
+from grpo.tally import Tally
+from grpo.task import Task, load_task
+from grpo.training import Training, resume
+from grpo.types import Batch, ScoredGroup
+
+DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max")
+"""Figures that mean something only before the first update of a step: later the policy has moved on purpose."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A GRPO stage, set up and resumed."""
+
+    stage: GrpoStage
+    run: StageRun
+    policy: Policy
+    reference: Reference | None
+    engine: Engine
+    task: Task
+    source: RolloutSource
+    learner: Learner
+    training: Training
+
+    def micro_batches(self, minibatch: Sequence[Trajectory]) -> list[Batch]:
+        """The micro-batches of a minibatch."""
+        return micro_batches(minibatch, self.stage.tokens_per_micro_batch, self.learner.accelerator.device)
+
+    def objective(self) -> PolicyGradient:
+        """The loss as the recipe has it, with the entropy coefficient of this step."""
+        return PolicyGradient(
+            surrogate=make_loss(self.stage.loss),
+            temperature=self.stage.rollout.temperature,
+            kl=self.stage.kl,
+            reference=self.reference,
+            entropy_coefficient=active_coefficient(self.stage, self.training),
+        )
+
+    def read(self, token_ids: Sequence[int]) -> str:
+        """Tokens as text."""
+        return decode(self.policy.tokenizer, token_ids)
+
+
+def set_up(stage: GrpoStage, run: StageRun) -> Parts:
+    """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
+    policy = load_policy(run.model, run.start_model)
+    policy.model.to(run.accelerator.device)
+    check_packing(policy.model, policy.tokenizer)
+    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
+    check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
+    reference = make_reference(policy) if stage.kl.beta > 0 else None
+    learner = Learner(policy.model, stage, stage.steps, run.accelerator)
+    training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
+    engine = TransformersEngine(policy.model, policy.tokenizer, stage.rollout.max_concurrent, stage.precision)
+    push_weights(policy.model, engine, version=training.progress.step)
+    saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
+    run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
+    source = RolloutSource(stage, run, task, engine, saved)
+    parts = Parts(stage, run, policy, reference, engine, task, source, learner, training)
+    run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
+    if training.progress.step == 0 and stage.evaluation is not None:
+        training.log.write(0, evaluate_if_due(parts, 0), [])
+    return parts
+
+
+def kl_penalties(parts: Parts, scored: Sequence[ScoredGroup]) -> Tensor | float:
+    """What the KL penalty takes from each reward, (P, G); nothing when its place is the loss."""
+    stage = parts.stage
+    if parts.reference is None or stage.kl.place == "loss":
+        return 0.0
+    return stage.kl.beta * sequence_kl(scored, stage, parts.learner, parts.reference)
+
+
+def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock) -> dict[str, float]:
+    """The figures of a step: its rollout, the mean over its updates, times and memory."""
+    updates = Tally()
+    for tally in tallies:
+        updates.merge(tally)
+    learned = updates.figures()
+    learned["loss"] /= len(tallies)
+    learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT}
+    figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
+    figures["tokens/learn_per_s"] = learned.get("tokens", 0.0) / clock.seconds("learn")
+    return figures
+
+
+def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
+    """Greedy accuracy on held-out problems before the first step, every so often, and after the last."""
+    settings, stage = parts.stage.evaluation, parts.stage
+    if settings is None or (step % settings.every and step != stage.steps):
+        return {}
+    problems = chosen_problems(parts.task, "held_out")[: settings.problems]
+    clock = Clock()
+    with clock("evaluate"):
+        rollout = stage.rollout
+        scored = greedy(parts.task, parts.engine, parts.run, problems, rollout.max_new_tokens, rollout.stop)
+    figures = {f"evaluation/{name}": value for name, value in greedy_figures(scored, settings.accuracy).items()}
+    return figures | clock.figures()
+
+
+def active_coefficient(stage: GrpoStage, training: Training) -> float:
+    """The entropy coefficient in force. With a target it works only while entropy is at most the target."""
+    coefficient, target = training.progress.entropy_coefficient, stage.entropy.target
+    entropy = training.progress.figures.get("entropy")
+    return coefficient if target is None or (entropy is not None and entropy <= target) else 0.0
+
+
+def between_steps(parts: Parts, step: int, figures: dict[str, float]) -> None:
+    """Adapt the entropy coefficient, and let the reference catch up when the recipe says so."""
+    entropy, progress = parts.stage.entropy, parts.training.progress
+    if entropy.target is not None and "entropy" in figures:
+        coefficient, _ = adaptive_coefficient(
+            progress.entropy_coefficient, figures["entropy"], entropy.target, entropy.delta
+        )
+        progress.entropy_coefficient = coefficient
+    if has_entropy_bonus(parts.stage):
+        figures["entropy/coefficient"] = progress.entropy_coefficient
+    every = parts.stage.kl.refresh_reference_every
+    if parts.reference is not None and every is not None and step % every == 0:
+        parts.reference.refresh(parts.policy)

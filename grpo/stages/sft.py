@@ -1,0 +1,73 @@
+"""Supervised fine-tuning: cross-entropy on the completions of a data set, packed."""
+
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo.batch import TokenSequence, pack, split_by_tokens
+from grpo.data import check_enough, draw, load_problems
+from grpo.forward import check_packing
+from grpo.learner import Learner, train_step
+from grpo.metrics import Clock, peak_memory_mb
+from grpo.objective import CrossEntropy
+from grpo.policy import load_policy
+from grpo.recipe import SftStage
+from grpo.run import StageRun
+from grpo.templates import encode_example, make_template
+from grpo.training import advance, finish, resume, save_if_due
+from grpo.types import PackedTokens, Problem, UserError
+
+
+def run(stage: SftStage, run: StageRun) -> None:
+    """Train on the data set's completions and leave `model/`."""
+    policy = load_policy(run.model, run.start_model)
+    check_packing(policy.model, policy.tokenizer)
+    problems = load_problems(stage.problems, policy.tokenizer, run.seed)
+    check_enough(problems.train, stage.examples_per_step, stage.problems)
+    examples = encode(problems.train, stage, policy.tokenizer)
+    steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
+    learner = Learner(policy.model, stage, steps, run.accelerator)
+    training = resume(run, policy, learner, reference=None)
+    run.display.stage(run.number, run.folder.name, stage.kind, steps)
+
+    while training.progress.step < steps:
+        clock = Clock()
+        drawn = draw(problems.train, run.seed, training.progress.consumed, stage.examples_per_step)
+        sequences = [examples[problem.id] for problem in drawn]
+        target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
+        with clock("learn"):
+            batches = packed(sequences, stage.tokens_per_micro_batch, learner)
+            tally = train_step(learner, batches, CrossEntropy(target_tokens), training.progress.step)
+        speed = sum(map(len, sequences)) / clock.seconds("learn")
+        figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
+        advance(training, len(drawn), figures, [])
+        save_if_due(training, steps)
+    finish(training)
+
+
+def encode(
+    problems: Sequence[Problem], stage: SftStage, tokenizer: PreTrainedTokenizerBase
+) -> Mapping[str, TokenSequence]:
+    """The tokens of every example by problem id.
+
+    Raises:
+        UserError: an example has no completion.
+    """
+    template = make_template(stage.problems.template, tokenizer)
+    column = stage.completion_column
+    for problem in problems:
+        if not isinstance(problem.columns.get(column), str):
+            raise UserError(
+                f"stage sft: problem {problem.prompt[:60]!r} has no text in column {column!r} (columns: "
+                f"{', '.join(problem.columns)}); set completion_column to the column to learn from"
+            )
+    return {
+        problem.id: TokenSequence(*encode_example(template, tokenizer, problem, problem.columns[column]))
+        for problem in problems
+    }
+
+
+def packed(sequences: Sequence[TokenSequence], budget: int, learner: Learner) -> list[PackedTokens]:
+    """Micro-batches of whole examples within a token budget."""
+    groups = split_by_tokens([len(sequence) for sequence in sequences], budget)
+    return [pack([sequences[i] for i in group], learner.accelerator.device) for group in groups]

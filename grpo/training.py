@@ -1,0 +1,139 @@
+"""A training stage in progress: what it resumes from and what it saves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
+from grpo.learner import Learner
+from grpo.metrics import RunLog
+from grpo.policy import Policy, Reference, save_policy
+from grpo.run import StageRun
+from grpo.types import UserError
+
+
+@dataclass
+class Progress:
+    """How far a stage has come. `figures` holds the newest value of every figure, however long ago it was measured."""
+
+    step: int = 0
+    consumed: int = 0
+    entropy_coefficient: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts of a stage that a checkpoint holds."""
+
+    run: StageRun
+    policy: Policy
+    learner: Learner
+    reference: Reference | None
+    log: RunLog
+    progress: Progress
+
+
+def resume(
+    run: StageRun, policy: Policy, learner: Learner, reference: Reference | None, entropy_coefficient: float = 0.0
+) -> Training:
+    """Bring model, optimizer, reference and random generators to the newest sound checkpoint, if there is one."""
+    accelerator = run.accelerator
+    with accelerator.main_process_first():  # the first may move a broken checkpoint aside
+        checkpoint, notes = load_latest(run.folder / "checkpoints")
+    for note in notes:
+        run.display.note(note)
+    if checkpoint is None:
+        log = RunLog.open(run.folder, run.folder.name, accelerator, position=None)
+        return Training(run, policy, learner, reference, log, Progress(entropy_coefficient=entropy_coefficient))
+    _restore(checkpoint, policy, learner, reference, accelerator.process_index)
+    progress = Progress(**checkpoint.progress["stage"], figures=dict(checkpoint.figures))
+    learner.bad_steps_in_a_row = checkpoint.progress["bad_steps_in_a_row"]
+    run.display.note(f"{run.folder.name} goes on after step {progress.step}")
+    log = RunLog.open(run.folder, run.folder.name, accelerator, position=checkpoint.progress["log"])
+    return Training(run, policy, learner, reference, log, progress)
+
+
+def _restore(
+    checkpoint: Checkpoint, policy: Policy, learner: Learner, reference: Reference | None, process: int
+) -> None:
+    missing, unexpected = policy.model.load_state_dict(dict(checkpoint.model), strict=False)
+    untrained = {name for name, p in policy.model.named_parameters() if not p.requires_grad}
+    if unexpected or set(missing) - untrained:
+        raise UserError(
+            f"checkpoint of step {checkpoint.step} is of another model: {[*unexpected, *missing][:3]}; --fresh"
+        )
+    if len(checkpoint.rng) != learner.accelerator.num_processes:
+        raise UserError(
+            f"checkpoint of step {checkpoint.step} was made by {len(checkpoint.rng)} processes, this run has "
+            f"{learner.accelerator.num_processes}: launch it with as many"
+        )
+    learner.optimizer.load_state_dict(dict(checkpoint.optimizer))
+    if reference is not None:
+        reference.load_state_dict(checkpoint.reference)
+    restore_rng(checkpoint.rng[process])
+
+
+def trained_state(policy: Policy) -> dict[str, Tensor]:
+    """Every tensor that training may change: all of a full model, the adapter alone under LoRA."""
+    frozen = {name for name, p in policy.model.named_parameters() if not p.requires_grad}
+    return {name: tensor for name, tensor in policy.model.state_dict().items() if name not in frozen}
+
+
+def advance(training: Training, consumed: int, figures: Mapping[str, float], samples: list[dict[str, Any]]) -> None:
+    """End a step: count it, log it and show it."""
+    progress = training.progress
+    progress.step += 1
+    progress.consumed += consumed
+    progress.figures |= figures
+    training.log.write(progress.step, figures, samples)
+    training.run.display.step(progress.step, figures, samples[0] if samples else None)
+
+
+def save_if_due(training: Training, last_step: int) -> bool:
+    """Save every `checkpoint_every` steps, and after the last one: saving the result may fail too."""
+    step = training.progress.step
+    due = step % training.learner.settings.checkpoint_every == 0 or step == last_step
+    if due:
+        save(training)
+    return due
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint of this very moment and drop those that retention does not ask for."""
+    settings, accelerator = training.learner.settings, training.learner.accelerator
+    require_figure(settings.keep_best, training.progress.figures)
+    rng: list[Any] = [rng_state()] if accelerator.num_processes == 1 else gather_object([rng_state()])
+    if accelerator.is_main_process:
+        progress = training.progress
+        checkpoint = Checkpoint(
+            step=progress.step,
+            model=trained_state(training.policy),
+            optimizer=training.learner.optimizer.state_dict(),
+            reference={} if training.reference is None else training.reference.state_dict(),
+            rng=rng,
+            progress={
+                "stage": {name: value for name, value in vars(progress).items() if name != "figures"},
+                "bad_steps_in_a_row": training.learner.bad_steps_in_a_row,
+                "log": training.log.position(),
+            },
+            figures=progress.figures,
+        )
+        folder = training.run.folder / "checkpoints"
+        save_checkpoint(folder, checkpoint)
+        prune(folder, settings.keep_last, settings.keep_best)
+    accelerator.wait_for_everyone()
+
+
+def finish(training: Training) -> Path:
+    """Leave the stage's model in its folder and close the log."""
+    folder = training.run.folder / "model"
+    if training.learner.accelerator.is_main_process:
+        save_policy(training.policy, folder)
+    training.log.close()
+    training.learner.accelerator.wait_for_everyone()
+    return folder

@@ -1,0 +1,68 @@
+"""Imports point down: a floor knows only the floors below it, and heavy libraries stay in their own file."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = [
+    {"grpo", "grpo.types", "grpo.recipe", "grpo.recipe_file", "grpo.kernels.*"},
+    {
+        "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.tally", "grpo.files", "grpo.plugins",
+        "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families", "grpo.evaluation",
+        "grpo.metrics", "grpo.samples", "grpo.display", "grpo.curves", "grpo.rewards", "grpo.rewards.*",
+        "grpo.rollout.engine", "grpo.rollout",
+    },
+    {
+        "grpo.rollout.*", "grpo.policy", "grpo.reference", "grpo.scratch", "grpo.gguf", "grpo.checkpoint",
+        "grpo.journal", "grpo.optimizer", "grpo.forward", "grpo.experience", "grpo.run", "grpo.run_folder",
+    },
+    {"grpo.learner", "grpo.objective", "grpo.held_out", "grpo.sampling_step", "grpo.training"},
+    {"grpo.stages", "grpo.stages.*"},
+    {"grpo.pipeline", "grpo.estimate", "grpo.cli"},
+]  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    files = [f for top in ("grpo", "rewards", "rollout", "kernels") for f in (ROOT / top).rglob("*.py")]
+    found = {}
+    for file in files:
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        dotted = ".".join(part for part in parts if part != "__init__")
+        found[dotted if dotted.split(".")[0] == "grpo" else f"grpo.{dotted}"] = file
+    return found
+
+
+def floor_of(module: str) -> int | None:
+    for number, names in enumerate(FLOORS):
+        if module in names:
+            return number
+    for number, names in enumerate(FLOORS):
+        if any(name.endswith(".*") and module.startswith(name[:-1]) for name in names):
+            return number
+    return None
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    assert [module for module in modules() if floor_of(module) is None] == []
+
+
+def test_imports_point_down() -> None:
+    known = modules()
+    upward = [
+        f"{module} imports {used}"
+        for module, file in known.items()
+        for used in imports(file) & known.keys()
+        if (floor_of(used) or 0) > (floor_of(module) or 0)
+    ]
+    assert upward == []
