@@ -45,7 +45,8 @@ def keep_groups(rewards_PG: Tensor) -> Tensor:
     highest_P = rewards_PG.masked_fill(missing_PG, -torch.inf).amax(-1)
     lowest_P = rewards_PG.masked_fill(missing_PG, torch.inf).amin(-1)
     rounding_P = ROUNDING * torch.finfo(rewards_PG.dtype).eps * torch.maximum(highest_P.abs(), lowest_P.abs())
-    return ((~missing_PG).sum(-1) >= 2) & (highest_P - lowest_P > rounding_P)
+    # With one score the two are equal, with none highest is -inf: neither differs.
+    return highest_P - lowest_P > rounding_P
 
 
 def group_normalised(rewards_PG: Tensor, ddof: int, epsilon: float, lone_as_is: bool = False) -> Tensor:
@@ -130,7 +131,7 @@ def gdpo(rewards_RPG: Tensor, weights_R: Tensor, ddof: int, epsilon: float) -> T
     summed_PG = summed_PG.masked_fill(rewards_RPG.isnan().all(0), torch.nan)
     kept_P1 = torch.stack([keep_groups(rewards_PG) for rewards_PG in rewards_RPG]).any(0)[:, None]
     result_PG = _standardised(summed_PG.flatten(), epsilon, ddof).view_as(summed_PG)
-    return torch.where(kept_P1, result_PG, 0).nan_to_num().to(rewards_RPG.dtype)
+    return torch.where(kept_P1, result_PG, 0).to(rewards_RPG.dtype)
 
 
 def _deviations(values: Tensor) -> Tensor:
@@ -150,8 +151,7 @@ def _centred(rewards_PG: Tensor) -> Tensor:
 
 
 def _zero_unless_kept(rewards_PG: Tensor, values_PG: Tensor) -> Tensor:
-    scored_PG = keep_groups(rewards_PG)[:, None] & ~rewards_PG.isnan()
-    return torch.where(scored_PG, values_PG, 0)
+    return torch.where(keep_groups(rewards_PG)[:, None], values_PG, 0)
 
 
 def _standardised(values_B: Tensor, epsilon: float, ddof: int = 1) -> Tensor:

@@ -113,10 +113,12 @@ def test_reinforce_pp_baseline_over_tokens() -> None:
 
 def test_token_whitening_leaves_out_the_unscored_and_the_equal() -> None:
     rewards_PG = tensor([[1.0, 0.0, math.nan], [0.3, 0.3, 0.3]])
-    sequence_N = torch.tensor([0, 1, 2, 3, 4, 5])
+    sequence_N = torch.tensor([0, 0, 1, 2, 3, 4, 5])
     result_N = adv.reinforce_pp_baseline_tokens(rewards_PG, sequence_N, epsilon=0.0)
-    # centred and scored: 0.5, -0.5, 0, 0, 0, with variance 0.5 / 4
-    close(result_N, [math.sqrt(2), -math.sqrt(2), 0.0, 0.0, 0.0, 0.0])
+    # centred and scored: 0.5, 0.5, -0.5, 0, 0, 0, with mean 1/12 and variance (3/4 - 6/144) / 5 = 17/120
+    std = math.sqrt(17 / 120)
+    close(result_N, [5 / 12 / std, 5 / 12 / std, -7 / 12 / std, 0.0, 0.0, 0.0, 0.0])
+    assert result_N[3:].tolist() == [0, 0, 0, 0]
 
 
 def test_process_supervision() -> None:
@@ -142,10 +144,12 @@ def test_gdpo() -> None:
 def test_gdpo_without_a_difference_or_a_reward_is_zero() -> None:
     nan = math.nan
     rewards_RPG = tensor([[[1.0, 0.0, nan], [0.1, 0.1, 0.1]], [[nan, nan, nan], [0.7, 0.7, 0.7]]])
-    result_PG = adv.gdpo(rewards_RPG, tensor([1.0, 1.0]), ddof=1, epsilon=1e-4)
-    assert result_PG[0, 0] > 0 > result_PG[0, 1]
-    assert result_PG[0, 2] == 0
-    assert result_PG[1].tolist() == [0, 0, 0]
+    result_PG = adv.gdpo(rewards_RPG, tensor([1.0, 1.0]), ddof=1, epsilon=0.0)
+    # group 1 is +-1/sqrt(2) at first; the batch's five scored values have variance 1/4
+    close(result_PG, [[math.sqrt(2), -math.sqrt(2), 0.0], [0.0, 0.0, 0.0]])
+    random_RPG = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    random_RPG[:, 1] = 0.1
+    assert (adv.gdpo(random_RPG, tensor([0.3, 1.7]), ddof=1, epsilon=1e-4)[1] == 0).all()
 
 
 def test_a_lone_completion_has_no_baseline_and_so_advantage_zero_unless_verl_is_asked_for() -> None:
@@ -223,3 +227,9 @@ def test_advantages_of_a_group_sum_to_zero_and_ignore_a_constant(settings: adv.A
     result_PG = adv.advantages(rewards_PG, settings)
     close(result_PG.sum(-1), [0.0] * 5)
     close(adv.advantages(rewards_PG + 3, settings), result_PG.tolist())
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
+def test_float32_rewards_are_summed_in_float64(settings: adv.AdvantageSettings) -> None:
+    rewards_PG = torch.rand(5, 7, generator=torch.Generator().manual_seed(2)) + 1000
+    assert torch.equal(adv.advantages(rewards_PG, settings), adv.advantages(rewards_PG.double(), settings).float())

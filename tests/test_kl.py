@@ -132,6 +132,11 @@ def test_kl_in_reward() -> None:
     close(grpo_G, torch.tensor(expected["grpo_advantages"], dtype=torch.float64), 1e-9)
 
 
+def test_kl_in_reward_has_no_gradient() -> None:
+    kl_N = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert not rewards_less_kl(torch.tensor([1.0, 0.0]), kl_N, torch.tensor([0, 1]), 0.5).requires_grad
+
+
 def test_kl_leaves_an_unscorable_reward_unscorable() -> None:
     rewards_B = torch.tensor([math.nan, 1.0])
     less_B = rewards_less_kl(rewards_B, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 1]), 0.5)

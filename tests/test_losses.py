@@ -311,6 +311,15 @@ def test_absurd_ratios_leave_finite_gradients(settings: LossSettings, log_ratio:
     assert gradient_N[2] == -1
 
 
+def test_delta_bounds_the_ratio_above_whatever_the_other_clips() -> None:
+    # ratio 8 with R1's clip 10: bound 4 on both signs, and below a dual clip of 6
+    log_ratio_N = torch.full((2,), math.log(8.0), dtype=torch.float64)
+    batch = log_ratio_N, torch.zeros_like(log_ratio_N), torch.tensor([1.0, -1.0]).double(), torch.tensor([0, 1])
+    token = make_loss(GrpoLoss(clip_low=10.0, clip_high=10.0, dual_clip=6.0, delta=4.0))(*batch)
+    close(token.loss_N, torch.tensor([-4.0, 4.0]).double(), 1e-12)
+    assert token.clipped_N.tolist() == [True, True]
+
+
 def test_the_ratio_at_a_bound_keeps_its_gradient_and_past_it_loses_it() -> None:
     # A > 0, clip_high 0.5: ratios 1.4 and 1.6 lie on either side of 1.5
     log_ratio_N = torch.tensor([math.log(1.4), math.log(1.6)], dtype=torch.float64)
