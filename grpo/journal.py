@@ -17,16 +17,20 @@ FAST = 1
 
 @dataclass(frozen=True)
 class Rollout:
-    """The scored groups of a step, and the figures that were measured while they were sampled."""
+    """The scored groups of a step, and the figures that were measured while they were sampled.
+
+    `consumed` problems were drawn for it, those of groups that were not kept included.
+    """
 
     step: int
+    consumed: int
     scored: Sequence[ScoredGroup]
     figures: Mapping[str, float]
 
 
 def write_rollout(folder: Path, rollout: Rollout) -> None:
     """Write a rollout to `folder`, complete or not at all. Of a problem only the id is kept. Raises DiskFull."""
-    header = {"step": rollout.step, "figures": dict(rollout.figures)}
+    header = {"consumed": rollout.consumed, "figures": dict(rollout.figures)}
     lines = [json.dumps(entry) for entry in [header, *map(_group_entry, rollout.scored)]]
     # Without a time in its header, gzip gives equal rollouts equal files.
     write_atomic(_path(folder, rollout.step), gzip.compress("\n".join(lines).encode(), FAST, mtime=0))
@@ -49,7 +53,8 @@ def read_rollout(folder: Path, step: int, problems: Mapping[str, Problem]) -> Ro
                 f"{path}: expected problems of this run's data, got {entry['problem']!r}, which is no longer there: "
                 "bring the data back, or start over with --fresh"
             )
-    return Rollout(step, [_scored_group(entry, problems) for entry in entries], header["figures"])
+    scored = [_scored_group(entry, problems) for entry in entries]
+    return Rollout(step, header["consumed"], scored, header["figures"])
 
 
 def prune_rollouts(folder: Path, up_to_step: int) -> None:

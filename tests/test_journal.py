@@ -19,7 +19,7 @@ def make_rollout() -> Rollout:
         Score(1 / 3, {"accuracy": 1 / 3, "format": None}, {"accuracy": "ok", "format": "not_applicable"}),
         Score(None, {"accuracy": None}, {"accuracy": "timeout"}),
     )
-    return Rollout(11, [ScoredGroup(Group(PROBLEM, (1, 2), (right, wrong)), scores)], {"time/rollout": 0.1})
+    return Rollout(11, 3, [ScoredGroup(Group(PROBLEM, (1, 2), (right, wrong)), scores)], {"time/rollout": 0.1})
 
 
 def test_a_rollout_comes_back_exactly(tmp_path):
@@ -38,7 +38,7 @@ def test_equal_rollouts_are_equal_files(tmp_path):
 def test_a_logprob_that_is_not_finite_comes_back(tmp_path):
     completion = Completion("x", (1, 2), (math.nan, -math.inf), "stop", 0)
     group = ScoredGroup(Group(PROBLEM, (1,), (completion,)), (Score(0.0, {}, {}),))
-    write_rollout(tmp_path, Rollout(1, [group], {}))
+    write_rollout(tmp_path, Rollout(1, 2, [group], {}))
     rollout = read_rollout(tmp_path, 1, PROBLEMS)
     assert rollout is not None
     not_a_number, minus_infinity = rollout.scored[0].group.completions[0].sampler_logprobs
@@ -47,8 +47,8 @@ def test_a_logprob_that_is_not_finite_comes_back(tmp_path):
 
 
 def test_an_empty_rollout_comes_back(tmp_path):
-    write_rollout(tmp_path, Rollout(1, [], {}))
-    assert read_rollout(tmp_path, 1, {}) == Rollout(1, [], {})
+    write_rollout(tmp_path, Rollout(1, 2, [], {}))
+    assert read_rollout(tmp_path, 1, {}) == Rollout(1, 2, [], {})
 
 
 def test_a_file_cut_anywhere_is_no_rollout(tmp_path):
@@ -72,6 +72,6 @@ def test_a_problem_that_the_data_lost_is_named(tmp_path):
 
 def test_pruning_leaves_the_rollouts_to_come(tmp_path):
     for step in (9, 10, 11, 1000000):
-        write_rollout(tmp_path, Rollout(step, [], {}))
+        write_rollout(tmp_path, Rollout(step, 0, [], {}))
     prune_rollouts(tmp_path, 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000011.jsonl.gz", "step-1000000.jsonl.gz"]
