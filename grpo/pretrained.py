@@ -1,0 +1,139 @@
+"""transformers' from_pretrained, with one plain sentence for everything that can be wrong with a model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from grpo.families import write_config_keys
+from grpo.recipe import ModelSettings
+from grpo.types import UserError
+
+LOADING_FAILED = (OSError, HFValidationError, SafetensorError, ImportError, LookupError, RuntimeError, ValueError)
+"""What transformers raises for a model that is missing, incomplete or not its own."""
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that knows its end token. Text is decoded as it is, without tidying of spaces.
+
+    Raises:
+        UserError: there is no tokenizer at `path`, or it has no end token.
+    """
+    _check_exists(path)
+    with _said_plainly(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{path}: expected a tokenizer with an end token, got none: set eos_token in its config")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked and never trained on
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+def load_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Load the config of a causal language model. Raises UserError when there is none at `path`."""
+    _check_exists(path)
+    with _said_plainly(path, "model config"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    made_for = getattr(config, "architectures", None) or []
+    if config.is_encoder_decoder or (made_for and not trust_remote_code and known.isdisjoint(made_for)):
+        raise UserError(
+            f"{path}: expected a causal language model, got {', '.join(made_for) or config.model_type}: choose a "
+            "model whose architecture ends in ForCausalLM"
+        )
+    write_config_keys(config)
+    return config
+
+
+def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load a whole model that fits its tokenizer, in the dtype of the settings.
+
+    Raises:
+        UserError: there is no causal language model at `path`, or weights of it are missing.
+    """
+    config = load_config(path, settings.trust_remote_code)
+    with _said_plainly(path, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
+        )
+    model, loading = loaded
+    # transformers would fill these with random numbers and go on.
+    lacking = sorted(loading["missing_keys"]) + sorted(str(key[0]) for key in loading["mismatched_keys"])
+    if lacking:
+        raise UserError(
+            f"{path}: expected all weights of {type(model).__name__}, got none that fit {lacking[0]} and "
+            f"{len(lacking) - 1} more: choose a complete checkpoint"
+        )
+    _check_vocabulary(path, model, tokenizer)
+    model.generation_config = plain_generation_config(model, tokenizer)
+    return model
+
+
+def _check_exists(path: str) -> None:
+    """Tell a folder that is not there from the name of a hub model, which has the form owner/name."""
+    if Path(path).is_file():
+        raise UserError(f"{path}: expected a model folder, got a file: turn a GGUF file into one with grpo import-gguf")
+    is_no_hub_name = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    if is_no_hub_name and not Path(path).is_dir():
+        raise UserError(f"{path}: no such model folder: give an existing folder or the name of a hub model")
+
+
+@contextmanager
+def _said_plainly(path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except LOADING_FAILED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if Path(path).is_dir():
+            advice = "give a folder that save_pretrained wrote, with config.json, *.safetensors and tokenizer.json"
+        else:
+            advice = "check the name and the network, or download the model and give its folder"
+        raise UserError(f"{path}: no usable {what} here: {reason[:300].rstrip('.')}: {advice}") from None
+
+
+def _check_vocabulary(path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if needed > rows:
+        raise UserError(
+            f"{path}: expected an embedding for each of the tokenizer's {needed} tokens, got {rows}: the tokenizer "
+            "belongs to another model, or the embedding was not resized for it"
+        )
+
+
+def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The special token ids alone.
+
+    What else a published generation config holds (top_k, a repetition penalty) would silently change what an engine
+    samples, and some published ones cannot be saved.
+    """
+    published = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])]
+    known = list(dict.fromkeys(end for end in ends if end is not None))
+    ids = model_token_ids(tokenizer)
+    return GenerationConfig(**(ids | {"eos_token_id": known if len(known) > 1 else known[0]}))
+
+
+def model_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """The special token ids that a model's config repeats from its tokenizer."""
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
