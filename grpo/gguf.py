@@ -1,17 +1,20 @@
 """From a GGUF file, as llama.cpp uses them, to a model folder."""
 
 import importlib.util
+import json
 import logging
+import struct
 from pathlib import Path
 
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from grpo.policy import Policy, save_policy
@@ -19,6 +22,8 @@ from grpo.pretrained import plain_generation_config
 from grpo.types import UserError
 
 MAGIC = b"GGUF"
+UNREADABLE = (OSError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError, struct.error)
+"""What transformers raises for a file that is cut short or holds a model it doesn't know."""
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 """Vocabularies that split numbers into digits before GPT-2's words (llama.cpp, llama-vocab.cpp); transformers forgets
 it, and then tokenises "\\n\\n7" otherwise than the model was trained with."""
@@ -60,13 +65,13 @@ def _read(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
         )
-    except (OSError, LookupError, NotImplementedError, RuntimeError, ValueError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file}: transformers can't read this GGUF file: {reason[:300]}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{file}: expected a tokenizer with an end token, got none: use another file of the model")
     _split_as_trained(file, tokenizer)
-    return model, tokenizer
+    return model, _without_foreign_tokens(tokenizer, model.config.vocab_size)
 
 
 def _split_as_trained(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -84,3 +89,18 @@ def _split_as_trained(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         )
     elif name not in GPT2_WORDS:
         logging.getLogger(__name__).warning("%s: word splitting %r is unknown: GPT-2's is used", file, name)
+
+
+def _without_foreign_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> PreTrainedTokenizerBase:
+    """Leave out GPT-2's <|endoftext|>, which transformers adds to a vocabulary without it: it has no embedding."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [token for token in content["added_tokens"] if token["id"] < vocabulary]
+    if own == content["added_tokens"]:
+        return tokenizer
+    ids = tokenizer.get_vocab()
+    names = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content | {"added_tokens": own})),
+        chat_template=tokenizer.chat_template,
+        **{name: text for name, text in names.items() if ids[text] < vocabulary},
+    )

@@ -33,7 +33,7 @@ class Policy:
 def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
     """Load the model in a folder or on the hub, with fresh LoRA adapters when the settings ask for them.
 
-    `seed` draws the adapters' first values. The model is in eval mode, as transformers loads it.
+    `seed` draws the adapters' first values. The model is in eval mode.
 
     Raises:
         UserError: there is no usable model or tokenizer at `path`, or LoRA's targets are not in the model.
@@ -43,7 +43,7 @@ def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
     if settings.lora is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = add_lora(model, settings.lora)
+            model = add_lora(model, settings.lora).eval()
     return Policy(model=model, tokenizer=tokenizer, path=path)
 
 

@@ -12,12 +12,12 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from grpo.families import FAMILIES, UNKNOWN, Family, write_config_keys
 from grpo.policy import Policy
@@ -83,11 +83,10 @@ def _config(init: InitSettings, tokenizer: PreTrainedTokenizerFast) -> PreTraine
 
 
 def _config_class(architecture: str) -> type[PreTrainedConfig]:
-    if architecture not in CONFIG_MAPPING or CONFIG_MAPPING[architecture] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        known = [name for name in CONFIG_MAPPING if CONFIG_MAPPING[name] in MODEL_FOR_CAUSAL_LM_MAPPING]
+    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
             f"model.init.architecture: expected a causal language model of transformers, got {architecture!r}"
-            f"{_nearest(architecture, known)}: try llama, qwen3 or deepseek_v3"
+            f"{_nearest(architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}: try llama, qwen3 or deepseek_v3"
         )
     return CONFIG_MAPPING[architecture]
 
