@@ -53,7 +53,8 @@ def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedToke
         positions += range(len(sequence))
         token_ids += [*sequence.prompt_ids, *sequence.target_ids]
     targets = [token for sequence in sequences for token in sequence.target_ids]
-    return PackedTokens(*(torch.tensor(x, device=device) for x in (token_ids, positions, predictors, targets, owners)))
+    columns = (token_ids, positions, predictors, targets, owners)
+    return PackedTokens(tuple(map(len, sequences)), *(torch.tensor(column, device=device) for column in columns))
 
 
 def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batch:

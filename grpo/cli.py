@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# Before torch: threads that spin while they wait take the cores from reward workers and other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from grpo import __version__
 from grpo.types import UserError
 
@@ -50,7 +53,6 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
 
 
 def _train(options: argparse.Namespace) -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve the reward workers
     from grpo.recipe_file import load_recipe  # the heavy imports come after the arguments are known to be right
 
     recipe = load_recipe(options.recipe, options.set)

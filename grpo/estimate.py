@@ -65,8 +65,8 @@ def _grpo_words(stage: GrpoStage) -> list[str]:
         f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
         f"{stage.minibatches_per_step} minibatches of {per_minibatch} prompts x {stage.epochs_per_step} epochs = "
         f"{updates} updates a step",
-        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens}); the learner "
-        f"sees at most {learned:,} tokens with prompts of at most {stage.problems.max_prompt_tokens}, "
+        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens})",
+        f"the learner sees at most {learned:,} tokens a step (prompts of at most {stage.problems.max_prompt_tokens}), "
         f"{stage.tokens_per_micro_batch:,} at a time",
     ]
 

@@ -1,11 +1,13 @@
 """The policy's forward pass over packed sequences, and the check that packing mixes nothing."""
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import TokenSequence, pack
 from grpo.kernels.logprobs import token_logprobs, token_logprobs_and_entropy
+from grpo.kernels.packed_attention import PACKED
 from grpo.types import PackedTokens, UserError
 
 PACKING_TOLERANCE = 1e-2
@@ -15,13 +17,16 @@ PACKING_TOLERANCE = 1e-2
 def target_logits(model: nn.Module, tokens: PackedTokens) -> Tensor:
     """Logits (N, V) of the target tokens alone.
 
-    Positions that start again at 0 tell transformers where a sequence begins, so that none attends to another.
+    Where the model's attention is ours, `packed_lengths` tells it the sequences apart; elsewhere positions that start
+    again at 0 tell transformers, which then masks.
     """
+    ours = model.config._attn_implementation == PACKED  # type: ignore[union-attr]
     output = model(
         input_ids=tokens.token_ids_T[None],
         position_ids=tokens.position_ids_T[None],
         logits_to_keep=tokens.predictor_N,
         use_cache=False,
+        **({"packed_lengths": tokens.lengths} if ours else {}),
     )
     return output.logits[0].float()
 
@@ -37,12 +42,17 @@ def target_logprobs_and_entropy(model: nn.Module, tokens: PackedTokens, temperat
 
 
 @torch.no_grad()
-def check_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Stop if a sequence's log-probabilities depend on what is packed beside it.
+def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model attention over packed sequences where its architecture lets it be replaced, and check it.
+
+    Stops if a sequence's log-probabilities depend on what is packed beside it.
 
     Raises:
         UserError: the architecture does not tell packed sequences apart by their positions.
     """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if base._can_set_attn_implementation():
+        base.set_attn_implementation(PACKED)
     device = next(model.parameters()).device
     ids = [tuple((7 * i + 3 * j) % len(tokenizer) for i in range(6)) for j in range(3)]
     sequences = [TokenSequence(row[:3], row[3:]) for row in ids]

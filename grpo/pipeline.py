@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from grpo.display import Display, make_display
+from grpo.metrics import start_trackers
 from grpo.policy import save_policy
 from grpo.recipe import Recipe
 from grpo.run import StageRun
@@ -36,11 +37,13 @@ def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
         if accelerator.is_main_process:
             claim(folder, recipe, fresh)
         accelerator.wait_for_everyone()
+        start_trackers(accelerator, recipe.name, recipe.trackers, recipe.model_dump(mode="json"))
         display = make_display(recipe.name, accelerator.is_main_process)
         try:
             _run_stages(recipe, folder, accelerator, display)
         finally:
             display.close()
+            accelerator.end_training()
     return folder
 
 

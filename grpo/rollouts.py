@@ -117,5 +117,6 @@ def _check_failures(scoring: Scoring, limit: float, step: int) -> None:
         first = scoring.failures[0]
         raise UserError(
             f"step {step}: {unscored} of {total} completions could not be scored, expected at most a share of {limit} "
-            f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: correct the reward"
+            f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
+            "correct the reward"
         )

@@ -84,6 +84,7 @@ class PackedTokens:
     at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
     """
 
+    lengths: tuple[int, ...]
     token_ids_T: Tensor
     position_ids_T: Tensor
     predictor_N: Tensor

@@ -10,14 +10,15 @@ FLOORS = [
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.tally", "grpo.files", "grpo.plugins",
         "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families", "grpo.evaluation",
-        "grpo.metrics", "grpo.samples", "grpo.display", "grpo.curves", "grpo.rewards", "grpo.rewards.*",
+        "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },
     {
-        "grpo.rollout.*", "grpo.policy", "grpo.reference", "grpo.scratch", "grpo.gguf", "grpo.checkpoint",
+        "grpo.rollout.*", "grpo.policy", "grpo.pretrained", "grpo.scratch", "grpo.gguf", "grpo.checkpoint",
         "grpo.journal", "grpo.optimizer", "grpo.forward", "grpo.experience", "grpo.run", "grpo.run_folder",
+        "grpo.task", "grpo.rollouts", "grpo.held_out",
     },
-    {"grpo.learner", "grpo.objective", "grpo.held_out", "grpo.sampling_step", "grpo.training"},
+    {"grpo.learner", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
     {"grpo.pipeline", "grpo.estimate", "grpo.cli"},
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from grpo.batch import Trajectory, micro_batches
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
-from grpo.forward import check_packing
+from grpo.forward import prepare_packing
 from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
@@ -71,7 +71,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
     policy = load_policy(run.model, run.start_model)
     policy.model.to(run.accelerator.device)
-    check_packing(policy.model, policy.tokenizer)
+    prepare_packing(policy.model, policy.tokenizer)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
     reference = make_reference(policy) if stage.kl.beta > 0 else None

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import TokenSequence, pack, split_by_tokens
 from grpo.data import check_enough, draw, load_problems
-from grpo.forward import check_packing
+from grpo.forward import prepare_packing
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.objective import CrossEntropy
@@ -21,7 +21,7 @@ from grpo.types import PackedTokens, Problem, UserError
 def run(stage: SftStage, run: StageRun) -> None:
     """Train on the data set's completions and leave `model/`."""
     policy = load_policy(run.model, run.start_model)
-    check_packing(policy.model, policy.tokenizer)
+    prepare_packing(policy.model, policy.tokenizer)
     problems = load_problems(stage.problems, policy.tokenizer, run.seed)
     check_enough(problems.train, stage.examples_per_step, stage.problems)
     examples = encode(problems.train, stage, policy.tokenizer)
