@@ -61,8 +61,11 @@ def _train(options: argparse.Namespace) -> None:
 
         print(describe(recipe))
         return
+    from transformers.utils.logging import disable_progress_bar
+
     from grpo.pipeline import run_recipe
 
+    disable_progress_bar()  # the display says what is going on
     run_recipe(recipe, options.fresh)
 
 
@@ -71,3 +74,7 @@ def _import_gguf(options: argparse.Namespace) -> None:
 
     import_gguf(options.file, options.out)
     print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(train())

@@ -1,9 +1,11 @@
 """The policy's forward pass over packed sequences, and the check that packing mixes nothing."""
 
+from typing import cast
+
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.batch import TokenSequence, pack
 from grpo.kernels.logprobs import token_logprobs, token_logprobs_and_entropy
@@ -50,7 +52,7 @@ def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Non
     Raises:
         UserError: the architecture does not tell packed sequences apart by their positions.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     if base._can_set_attn_implementation():
         base.set_attn_implementation(PACKED)
     device = next(model.parameters()).device

@@ -9,9 +9,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
+from grpo.forward import prepare_packing
 from grpo.learner import Learner
 from grpo.metrics import RunLog
-from grpo.policy import Policy, Reference, save_policy
+from grpo.policy import Policy, Reference, load_policy, save_policy
 from grpo.run import StageRun
 from grpo.types import UserError
 
@@ -36,6 +37,14 @@ class Training:
     reference: Reference | None
     log: RunLog
     progress: Progress
+
+
+def starting_policy(run: StageRun) -> Policy:
+    """The model that the stage starts from, on its device, ready for packed sequences."""
+    policy = load_policy(run.model, run.start_model, seed=run.seed + run.number)
+    policy.model.to(run.accelerator.device)
+    prepare_packing(policy.model, policy.tokenizer)
+    return policy
 
 
 def resume(

@@ -40,12 +40,11 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     buckets = _buckets(packed_lengths, query.device)
     # Right padding needs no mask: a token attends to earlier ones only, and padding is later than all of them.
-    attended = [
-        sdpa_attention_forward(
-            module, *(_rows(x, index_SL) for x in (query, key, value)), None, **kwargs, is_causal=True
-        )[0][valid_SL]
-        for index_SL, valid_SL in buckets
-    ]
+    attended = []
+    for index_SL, valid_SL in buckets:
+        rows = _rows(query, index_SL), _rows(key, index_SL), _rows(value, index_SL)
+        attended_SLHD, _ = sdpa_attention_forward(module, *rows, None, is_causal=True, **kwargs)
+        attended.append(attended_SLHD[valid_SL])
     order_T = torch.cat([index_SL[valid_SL] for index_SL, valid_SL in buckets]).argsort()
     return torch.cat(attended).index_select(0, order_T)[None], None
 

@@ -1,10 +1,13 @@
 """Tiny real parts that need no download: a byte-level tokenizer and random models of several families."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -84,3 +87,64 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
         return AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
 
     return make
+
+
+# --- a whole run in seconds -------------------------------------------------------------------------------------------
+
+TINY_RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "model": {
+        "init": {
+            "architecture": "deepseek_v3",
+            "config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "moe_intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "n_routed_experts": 4,
+                "n_shared_experts": 1,
+                "kv_lora_rank": 32,
+                "qk_nope_head_dim": 16,
+                "qk_rope_head_dim": 8,
+                "v_head_dim": 16,
+                "max_position_embeddings": 128,
+            },
+            "tokenizer": {"kind": "bytes", "special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]},
+        }
+    },
+    "problems": {
+        "function": "grpo.tasks.arithmetic:sums",
+        "params": {"size": 200, "terms": 2, "max_value": 20},
+        "template": {"kind": "plain"},
+    },
+    "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.5}, {"name": "language", "weight": 0.5}],
+    "stages": [
+        {"kind": "sft", "steps": 6, "examples_per_step": 8, "lr": 3e-3, "checkpoint_every": 2},
+        {
+            "kind": "grpo",
+            "steps": 5,
+            "prompts_per_step": 4,
+            "completions_per_prompt": 4,
+            "lr": 1e-3,
+            "checkpoint_every": 2,
+            "rollout": {"max_new_tokens": 24},
+            "evaluation": {"every": 2, "problems": 4},
+        },
+        {"kind": "evaluate", "limit": 4, "samples": 2, "k": [1, 2], "max_new_tokens": 24},
+    ],
+}
+"""Every kind of stage, on a small DeepSeek-V3-style policy made from scratch."""
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Write the tiny recipe, other top-level keys replaced, into a folder of the test; its runs go there too."""
+
+    def write(name: str = "tiny", **replaced: Any) -> Path:
+        file = tmp_path / f"{name}.yaml"
+        recipe = json.loads(json.dumps(TINY_RECIPE | replaced)) | {"name": name, "output": str(tmp_path / "runs")}
+        file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        return file
+
+    return write

@@ -8,7 +8,6 @@ from torch import Tensor
 from grpo.batch import Trajectory, micro_batches
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
-from grpo.forward import prepare_packing
 from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
@@ -17,7 +16,7 @@ from grpo.losses import make_loss
 from grpo.losses.entropy import adaptive_coefficient
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.objective import PolicyGradient
-from grpo.policy import Policy, Reference, load_policy, make_reference
+from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
 from grpo.rollout.engine import Engine
 from grpo.rollout.stopping import decode
@@ -27,7 +26,7 @@ from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.task import Task, load_task
-from grpo.training import Training, resume
+from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max")
@@ -69,9 +68,7 @@ class Parts:
 
 def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
-    policy = load_policy(run.model, run.start_model)
-    policy.model.to(run.accelerator.device)
-    prepare_packing(policy.model, policy.tokenizer)
+    policy = starting_policy(run)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
     reference = make_reference(policy) if stage.kl.beta > 0 else None

@@ -6,22 +6,19 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import TokenSequence, pack, split_by_tokens
 from grpo.data import check_enough, draw, load_problems
-from grpo.forward import prepare_packing
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.objective import CrossEntropy
-from grpo.policy import load_policy
 from grpo.recipe import SftStage
 from grpo.run import StageRun
 from grpo.templates import encode_example, make_template
-from grpo.training import advance, finish, resume, save_if_due
+from grpo.training import advance, finish, resume, save_if_due, starting_policy
 from grpo.types import PackedTokens, Problem, UserError
 
 
 def run(stage: SftStage, run: StageRun) -> None:
     """Train on the data set's completions and leave `model/`."""
-    policy = load_policy(run.model, run.start_model)
-    prepare_packing(policy.model, policy.tokenizer)
+    policy = starting_policy(run)
     problems = load_problems(stage.problems, policy.tokenizer, run.seed)
     check_enough(problems.train, stage.examples_per_step, stage.problems)
     examples = encode(problems.train, stage, policy.tokenizer)
