@@ -147,11 +147,11 @@ class RewardSettings(Settings):
     options: dict[str, Any] = Field({}, description="keyword arguments of the reward")
 
 
-def _check_accuracy(name: str, rewards: list[RewardSettings]) -> None:
+def _check_accuracy(key: str, name: str, rewards: list[RewardSettings]) -> None:
     """The reward that counts as accuracy is one of the stage's own."""
     known = [reward.name.rpartition(":")[2] for reward in rewards]
     if name not in known:
-        raise ValueError(f"accuracy must name one of the rewards ({', '.join(known)}), got {name!r}")
+        raise ValueError(f"{key} must name one of the rewards ({', '.join(known)}), got {name!r}")
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -202,6 +202,11 @@ class RolloutSettings(Settings):
     max_concurrent: Count = Field(64, description="completions decoded side by side")
 
 
+def _grpo_unless_said(value: Any) -> Any:
+    """An advantage or a loss without a kind is GRPO's, so that `loss: {clip_high: 10}` says enough."""
+    return {"kind": "grpo"} | value if isinstance(value, dict) else value
+
+
 class GroupAdvantage(Settings):
     """GRPO: (r - group mean) / (group std + epsilon)."""
 
@@ -240,6 +245,7 @@ class ReinforcePlusPlusAdvantage(Settings):
 AdvantageSettings = Annotated[
     GroupAdvantage | DrGrpoAdvantage | RlooAdvantage | BatchStdAdvantage | ReinforcePlusPlusAdvantage,
     Field(discriminator="kind"),
+    BeforeValidator(_grpo_unless_said),
 ]
 
 
@@ -309,7 +315,9 @@ class SapoLoss(Settings):
 
 
 LossSettings = Annotated[
-    GrpoLoss | DrGrpoLoss | DapoLoss | GspoLoss | CispoLoss | GmpoLoss | SapoLoss, Field(discriminator="kind")
+    GrpoLoss | DrGrpoLoss | DapoLoss | GspoLoss | CispoLoss | GmpoLoss | SapoLoss,
+    Field(discriminator="kind"),
+    BeforeValidator(_grpo_unless_said),
 ]
 
 
@@ -382,7 +390,7 @@ class GrpoStage(TrainingSettings):
                 f"({self.minibatches_per_step}): a minibatch holds whole groups"
             )
         if self.evaluation is not None:
-            _check_accuracy(self.evaluation.accuracy, self.rewards)
+            _check_accuracy("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
         return self
 
 
@@ -397,7 +405,7 @@ class EvaluateStage(Settings):
     limit: Count = Field(256, description="problems evaluated at most")
     models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
-    k: list[Count] = [1, 4, 8]
+    k: list[Count] = Field([1, 4, 8], min_length=1)
     temperature: Positive = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
@@ -407,9 +415,9 @@ class EvaluateStage(Settings):
 
     @model_validator(mode="after")
     def _k_fits_the_samples(self) -> Self:
-        if self.samples and max(self.k, default=0) > self.samples:
+        if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
-        _check_accuracy(self.accuracy, self.rewards)
+        _check_accuracy("accuracy", self.accuracy, self.rewards)
         return self
 
 
@@ -419,7 +427,9 @@ Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kin
 class Recipe(Settings):
     """A whole run. `problems` and `rewards` serve every stage that has none of its own."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="the name of the run's folder")]
+    name: Annotated[
+        str, Field(pattern=r"^\w[\w.-]*$", description="the name of the run's folder, of letters, digits, _ - .")
+    ]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     output: str = Field("runs", description="the folder in which the run's folder lies")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []

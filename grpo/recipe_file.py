@@ -18,8 +18,29 @@ PATHS = ("path", "file", "corpus")
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
-FREE_FORM = ("options", "params", "config")
+FREE_FORM = ("options", "params", "config", "columns")
 """Keys below which the recipe says nothing of its own."""
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "too_short": "a list of at least {min_length}",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
+"""What pydantic's kinds of mistakes ask for, in a user's words; its own words serve for the others."""
+
+LONGEST_VALUE = 80
+"""Characters of a wrong value that an error shows."""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -36,7 +57,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(_anchored(_with_shared(raw), path.parent.resolve()))
     except ValidationError as error:
-        raise UserError(_sentence(path.name, error)) from None
+        raise UserError(f"{path.name}: {_sentence(error, raw)}") from None
     return recipe.model_copy(update={"problems": None, "rewards": None})
 
 
@@ -48,37 +69,68 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def differences(before: str, after: str) -> list[str]:
     """What changed between two resolved recipes, a line for every key: `stages.1.lr: 1e-06 -> 2e-06`."""
-    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))
-    keys = [*old, *(key for key in new if key not in old)]
-    return [f"{k}: {old.get(k, '(absent)')} -> {new.get(k, '(absent)')}" for k in keys if old.get(k) != new.get(k)]
+    left, right = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))
+    lines = {k: (_shown(left, k), _shown(right, k)) for k in left | right}
+    return [f"{key}: {was} -> {now}" for key, (was, now) in lines.items() if was != now]
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return str(flat[key]) if key in flat else "(absent)"
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such recipe file; give the path of a YAML file")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; give a YAML file in UTF-8") from None
+    raw = _yaml(text, f"{path}")
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a mapping of keys at the top, got {type(raw).__name__}")
+        raise UserError(f"{path}: expected a mapping of keys at the top, got {_brief(raw)}; see recipes/ for examples")
     return raw
+
+
+def _yaml(text: str, where: str) -> Any:
+    """Plain values from YAML text. ValueError is what PyYAML raises for a date such as 2026-13-01."""
+    try:
+        _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader), where)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: nested too deeply, or a part that contains itself") from None
+
+
+def _check_keys_once(node: yaml.Node | None, where: str) -> None:
+    """Refuse a key that stands twice in a mapping: YAML would silently take the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys_once(item, where)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise UserError(f"{where}: line {key.start_mark.line + 1}: the key {key.value} stands twice; keep one")
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            _check_keys_once(value, where)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Set `stages.1.lr=1e-6` in place; the value is read as YAML."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override}: expected key.path=value")
     *parents, last = key.split(".")
+    if not equals or not all([*parents, last]):
+        raise UserError(f"--set {override}: expected key.path=value, such as stages.1.lr=1e-6")
+    value = _yaml(text, f"--set {override}")
     node: Any = raw
     for name in parents:
         node = node.setdefault(name, {}) if isinstance(node, dict) else _item(node, name, override)
     if isinstance(node, list):
         _item(node, last, override)
-        node[int(last)] = yaml.safe_load(text)
+        node[int(last)] = value
     elif isinstance(node, dict):
-        node[last] = yaml.safe_load(text)
+        node[last] = value
     else:
         raise UserError(f"--set {override}: {'.'.join(parents)} is a value, not a group of keys")
 
@@ -116,7 +168,14 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
         file, member = (stem + ".py", ":" + name) if colon else ("", "")
     elif key not in PATHS:
         return node
-    return str((folder / file).resolve()) + member if file and (folder / file).exists() else node
+    return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # text too long for a name, such as a template in the place of its file
+        return False
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -131,15 +190,23 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 # --- mistakes in one sentence -----------------------------------------------------------------------------------------
 
 
-def _sentence(file: str, error: ValidationError) -> str:
+def _sentence(error: ValidationError, raw: dict[str, Any]) -> str:
     details = error.errors(include_url=False)
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{file}: {_describe(details[0])}{more}"
+    mistakes = list(dict.fromkeys(_describe(detail, _written_at(detail["loc"], raw)) for detail in details))
+    return mistakes[0] + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
 
 
-def _describe(detail: ErrorDetails) -> str:
-    model, where, last = _walk(detail["loc"])
-    kind, got = detail["type"], detail["input"]
+def _written_at(loc: tuple[int | str, ...], raw: dict[str, Any]) -> tuple[int | str, ...]:
+    """Where the user wrote it: what a stage takes from the top of the recipe is wrong there, and once."""
+    match loc:
+        case ("stages", int(i), str(), str(key), *rest) if key in SHARED and key in raw and key not in raw["stages"][i]:
+            return (key, *rest)
+    return loc
+
+
+def _describe(detail: ErrorDetails, loc: tuple[int | str, ...]) -> str:
+    model, where, last = _walk(loc)
+    kind, ctx = detail["type"], detail.get("ctx", {})
     field = model.model_fields.get(last) if model else None
     why = f": {field.description}" if field and field.description else ""
     if kind == "extra_forbidden":
@@ -149,15 +216,24 @@ def _describe(detail: ErrorDetails) -> str:
         return f"{where} is not a key of a recipe; {hint}"
     if kind == "missing":
         return f"{where} is missing{why}"
-    if kind.startswith("union_tag"):
-        ctx = detail.get("ctx", {})
-        tags = ctx.get("expected_tags")
-        return f"{where}.kind must be one of {tags}, got {ctx.get('tag')!r}" if tags else f"{where}.kind is missing"
+    if kind == "union_tag_not_found":
+        return f"{where}.kind is missing"
+    if kind == "union_tag_invalid":
+        return f"{where}.kind must be one of {ctx['expected_tags']}, got {_brief(ctx['tag'])}"
     if kind == "value_error":
-        return f"{where or 'the recipe'} {detail['ctx']['error']}"
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    message = message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    return f"{where} must be {message}, got {got!r}{why}"
+        return f"{where or 'the recipe'}: {ctx['error']}"
+    if kind == "invalid_key" or loc[-1] == "[key]":
+        return f"{where or 'the recipe'}: keys must be text, got {_brief(detail['input'])}"
+    expected = EXPECTED[kind].format(**ctx) if kind in EXPECTED else detail["msg"].removeprefix("Input should be ")
+    return f"{where} must be {expected}, got {_brief(detail['input'])}{why}"
+
+
+def _brief(value: Any) -> str:
+    """A value as YAML would have it, on one line."""
+    if value is None:
+        return "nothing"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _walk(loc: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, str, str]:
@@ -173,6 +249,8 @@ def _walk(loc: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, str, str]
     for part in loc:
         if isinstance(part, int):
             text += f"[{part}]"
+        elif part == "[key]":
+            text = text.rpartition("[")[0] or text
         elif part in tagged:
             model, tagged = tagged[part], {}
         else:

@@ -1,0 +1,109 @@
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from grpo import recipe
+from grpo.recipe import (
+    EvaluateStage,
+    GrpoLoss,
+    GrpoStage,
+    KlSettings,
+    LossSettings,
+    ModelSettings,
+    ProblemSettings,
+    Settings,
+    SftStage,
+    Stage,
+    TemplateSettings,
+    TokenizerSettings,
+)
+
+PROBLEMS = {"path": "p.jsonl"}
+REWARDS = [{"name": "accuracy"}]
+SFT = {"kind": "sft", "lr": 1e-3, "steps": 1, "problems": PROBLEMS}
+GRPO = {"kind": "grpo", "lr": 1e-6, "steps": 1, "problems": PROBLEMS, "rewards": REWARDS}
+EVALUATE = {"kind": "evaluate", "problems": PROBLEMS, "rewards": REWARDS}
+
+WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
+    (ModelSettings, {}, "exactly one of path, init, got none"),
+    (ModelSettings, {"path": "m", "init": {"architecture": "llama"}}, "got path, init"),
+    (TokenizerSettings, {"kind": "bpe", "corpus": "c.txt"}, "needs corpus and vocab_size"),
+    (TokenizerSettings, {"vocab_size": 300}, "needs corpus and vocab_size"),
+    (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
+    (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
+    (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
+    (ProblemSettings, {"path": "a", "task": "b"}, "exactly one of path, dataset, task, function, got path, task"),
+    (ProblemSettings, {"path": "a", "params": {"x": 1}}, "params belongs to task or function"),
+    (ProblemSettings, {"path": "a", "split": "test"}, "config and split belong to dataset"),
+    (ProblemSettings, {"task": "sums"}, "size is needed with task"),
+    (KlSettings, {"place": "reward", "estimator": "ratio_k3"}, "ratio_k3 belongs in the loss"),
+    (SftStage, {**SFT, "epochs": 1}, "exactly one of steps, epochs, got steps, epochs"),
+    (SftStage, {**SFT, "steps": None}, "exactly one of steps, epochs, got none"),
+    (GrpoStage, {**GRPO, "prompts_per_step": 6, "minibatches_per_step": 4}, "a minibatch holds whole groups"),
+    (GrpoStage, {**GRPO, "evaluation": {"accuracy": "right"}}, "evaluation.accuracy must name one of the rewards"),
+    (GrpoStage, {**GRPO, "rewards": []}, "at least 1 item"),
+    (EvaluateStage, {**EVALUATE, "accuracy": "right"}, "accuracy must name one of the rewards"),
+    (EvaluateStage, {**EVALUATE, "samples": 2}, r"k must be at most samples \(2\), got 8"),
+]
+
+
+@pytest.mark.parametrize(("settings", "values", "reason"), WRONG)
+def test_what_does_not_fit_together(settings: type[Settings], values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        settings.model_validate(values)
+
+
+def every_settings_class() -> list[type[BaseModel]]:
+    return [c for c in vars(recipe).values() if isinstance(c, type) and issubclass(c, Settings) and c is not Settings]
+
+
+@pytest.mark.parametrize("settings", every_settings_class(), ids=lambda c: c.__name__)
+def test_every_part_refuses_unknown_keys_and_changes(settings: type[BaseModel]) -> None:
+    assert settings.model_config["extra"] == "forbid"
+    assert settings.model_config["frozen"]
+    assert settings.model_config["strict"]
+
+
+@pytest.mark.parametrize("settings", every_settings_class(), ids=lambda c: c.__name__)
+def test_every_default_is_a_value_that_may_be_said(settings: type[BaseModel]) -> None:
+    for name, field in settings.model_fields.items():
+        if not field.is_required():
+            said = field.get_default(call_default_factory=True)
+            said = said.model_dump() if isinstance(said, BaseModel) else said
+            heard: Any = TypeAdapter(field.annotation).validate_python(said)
+            assert heard == field.get_default(call_default_factory=True), name
+
+
+def test_every_kind_of_loss_needs_nothing_but_its_kind() -> None:
+    union = get_args(get_args(LossSettings)[0])
+    kinds = [get_args(loss.model_fields["kind"].annotation)[0] for loss in union]
+    assert len(kinds) == 7
+    for kind, loss in zip(kinds, union, strict=True):
+        assert type(GrpoStage.model_validate({**GRPO, "loss": {"kind": kind}}).loss) is loss
+
+
+@pytest.mark.parametrize("said", [1e-6, "1e-6", "0.000001"])
+def test_a_number_may_be_text(said: object) -> None:
+    assert SftStage.model_validate({**SFT, "lr": said}).lr == 1e-6
+
+
+@pytest.mark.parametrize("said", ["8", 8.0, True, None])
+def test_a_count_is_a_whole_number(said: object) -> None:
+    with pytest.raises(ValidationError):
+        GrpoStage.model_validate({**GRPO, "completions_per_prompt": said})
+
+
+def test_greedy_evaluation_asks_nothing_of_k() -> None:
+    assert EvaluateStage.model_validate({**EVALUATE, "samples": 0}).samples == 0
+
+
+def test_a_reward_of_a_file_counts_as_accuracy_by_its_function_s_name() -> None:
+    own = {**EVALUATE, "rewards": [{"name": "mine.py:right"}], "accuracy": "right"}
+    assert EvaluateStage.model_validate(own).accuracy == "right"
+
+
+def test_a_stage_is_of_the_kind_that_it_says() -> None:
+    kinds = [type(TypeAdapter[Any](Stage).validate_python(said)) for said in (SFT, GRPO, EVALUATE)]
+    assert kinds == [SftStage, GrpoStage, EvaluateStage]
+    assert GrpoStage.model_validate(GRPO).loss == GrpoLoss()
