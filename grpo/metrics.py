@@ -150,17 +150,17 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def start_trackers(accelerator: Accelerator, run_name: str, wanted: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """Start the trackers that the accelerator was made with and tell them the settings.
-
-    Raises:
-        UserError: a tracker is not installed, which accelerate itself would pass over.
-    """
+def require_trackers(wanted: Sequence[str]) -> None:
+    """Raise UserError when a tracker is not installed, which accelerate itself would pass over with a warning."""
     absent = sorted(set(wanted) - {str(tracker) for tracker in get_available_trackers()})
     if absent:
         raise UserError(
             f"trackers: {absent[0]} is not installed: pip install 'grpo-train[{absent[0]}]', or leave it out"
         )
+
+
+def start_trackers(accelerator: Accelerator, run_name: str, wanted: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Start the trackers that the accelerator was made with and tell them the settings."""
     if wanted:
         accelerator.init_trackers(run_name, config=dict(_flat(settings)))
 

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from grpo.display import Display, make_display
-from grpo.metrics import start_trackers
+from grpo.metrics import require_trackers, start_trackers
 from grpo.policy import save_policy
+from grpo.preflight import check_ahead, stage_name
 from grpo.recipe import Recipe
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
@@ -28,6 +29,8 @@ def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
         UserError: the recipe, the data or the run's folder is not fit for it.
     """
     folder = Path(recipe.output) / recipe.name
+    check_ahead(recipe)
+    require_trackers(recipe.trackers)
     accelerator = Accelerator(log_with=list(recipe.trackers) or None, project_dir=folder)
     if accelerator.mixed_precision != "no":
         raise UserError(
@@ -51,7 +54,7 @@ def _run_stages(recipe: Recipe, folder: Path, accelerator: Accelerator, display:
     start = _base_model(recipe, folder, accelerator)
     models = {"base": start}
     for number, stage in enumerate(recipe.stages, start=1):
-        name = f"{number:02d}-{stage.kind}"
+        name = stage_name(number, stage.kind)
         if is_complete(folder / name):
             display.note(f"{name} is complete")
         else:

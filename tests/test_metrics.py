@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from grpo.files import DiskFull
-from grpo.metrics import Clock, RunLog, json_line, peak_memory_mb, sample_rows, start_trackers
+from grpo.metrics import Clock, RunLog, json_line, peak_memory_mb, require_trackers, sample_rows, start_trackers
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
 
 
@@ -153,6 +153,6 @@ def test_tensorboard_gets_figures_and_settings(tmp_path):
     assert "stages.0.lr: 1.0e-06" in next((tmp_path / "run").glob("*/hparams.yml")).read_text()
 
 
-def test_a_tracker_that_is_not_installed_is_named(accelerator):
+def test_a_tracker_that_is_not_installed_is_named():
     with pytest.raises(UserError, match=r"trackers: no-such is not installed: pip install 'grpo-train\[no-such\]'"):
-        start_trackers(accelerator, "run", ["no-such"], {})
+        require_trackers(["no-such"])

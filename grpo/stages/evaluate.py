@@ -20,7 +20,7 @@ from grpo.rollout.stopping import decode
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.run import StageRun
 from grpo.task import ask, judge, load_task
-from grpo.types import ScoredGroup, UserError
+from grpo.types import ScoredGroup
 
 Figures = dict[str, float]
 
@@ -43,18 +43,8 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
 
 
 def chosen_models(stage: EvaluateStage, run: StageRun) -> dict[str, str]:
-    """The models to evaluate by name, in the order of the recipe.
-
-    Raises:
-        UserError: the recipe names a model that no earlier stage leaves.
-    """
-    names = stage.models if stage.models is not None else list(run.models)
-    unknown = [name for name in names if name not in run.models]
-    if unknown:
-        raise UserError(
-            f"stages[{run.number - 1}].models: {unknown[0]!r} is none of the models so far: use {', '.join(run.models)}"
-        )
-    return {name: run.models[name] for name in names}
+    """The models to evaluate by name, in the order of the recipe."""
+    return {name: run.models[name] for name in stage.models or run.models}
 
 
 def evaluate(stage: EvaluateStage, run: StageRun, path: str, step: int) -> tuple[Figures, list[dict[str, Any]]]:
@@ -97,7 +87,8 @@ def _row(name: str, figures: Mapping[str, float], stage: EvaluateStage) -> dict[
     row = {"model": name, "accuracy": _with_interval(figures, "accuracy")}
     if stage.samples:
         row |= {f"pass@{k}": _with_interval(figures, f"pass@{k}") for k in stage.k}
-    row |= {key.removeprefix("reward/"): f"{value:.3f}" for key, value in figures.items() if key.startswith("reward/")}
+    others = [key for key in figures if key.startswith("reward/") and key != f"reward/{stage.accuracy}"]
+    row |= {key.removeprefix("reward/"): f"{figures[key]:.3f}" for key in others}
     return row | {"tokens": f"{figures['completion/length_mean']:.1f}", "problems": f"{figures['problems']:.0f}"}
 
 

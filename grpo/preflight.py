@@ -1,0 +1,46 @@
+"""Mistakes that can be found before the first stage computes anything, found then."""
+
+from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
+from grpo.rewards.registry import check_columns, load_rewards
+from grpo.sources import read_problems
+from grpo.types import UserError
+
+
+def stage_name(number: int, kind: str) -> str:
+    """The folder of a stage and the name of the model it leaves; stages count from 1."""
+    return f"{number:02d}-{kind}"
+
+
+def check_ahead(recipe: Recipe) -> None:
+    """Read every stage's data and find every reward and model that a later stage will ask for.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    models = ["base"]
+    for number, stage in enumerate(recipe.stages, start=1):
+        _check_data(stage, recipe.seed)
+        if isinstance(stage, EvaluateStage):
+            _check_models(stage, number, models)
+        else:
+            models.append(stage_name(number, stage.kind))
+
+
+def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
+    columns = read_problems(stage.problems, seed)[0].columns.keys()
+    if not isinstance(stage, SftStage):
+        for reward in load_rewards(stage.rewards):
+            check_columns(reward, columns)
+    elif stage.completion_column not in columns:
+        raise UserError(
+            f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
+            f"{', '.join(columns)}; set completion_column"
+        )
+
+
+def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:
+    for name in stage.models or ():
+        if name not in known:
+            raise UserError(
+                f"stages[{number - 1}].models: {name!r} is none of the models so far; use {', '.join(known)}"
+            )
