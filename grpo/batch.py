@@ -54,7 +54,8 @@ def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedToke
         token_ids += [*sequence.prompt_ids, *sequence.target_ids]
     targets = [token for sequence in sequences for token in sequence.target_ids]
     columns = (token_ids, positions, predictors, targets, owners)
-    return PackedTokens(tuple(map(len, sequences)), *(torch.tensor(column, device=device) for column in columns))
+    whole = [torch.tensor(column, dtype=torch.long, device=device) for column in columns]  # an empty one is float
+    return PackedTokens(tuple(map(len, sequences)), *whole)
 
 
 def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batch:

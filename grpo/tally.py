@@ -1,5 +1,6 @@
 """Figures that are gathered piece by piece: sums, means over tokens, and maxima."""
 
+import math
 from collections import defaultdict
 from typing import Self
 
@@ -30,8 +31,9 @@ class Tally:
         return self.mean(name, values_N.detach().double().sum().item(), values_N.numel())
 
     def maximum(self, name: str, value: float) -> Self:
-        """Keep the largest value."""
-        self.maxima[name] = max(value, self.maxima.get(name, value))
+        """Keep the largest value; NaN outlasts every number, as it does in sums."""
+        known = self.maxima.get(name, value)
+        self.maxima[name] = known if math.isnan(known) else max(value, known)
         return self
 
     def merge(self, other: "Tally") -> Self:
