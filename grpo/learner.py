@@ -53,7 +53,7 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
     `skipped`.
 
     Raises:
-        TrainingFailure: more than `max_bad_steps` such steps in a row.
+        TrainingFailure: `max_bad_steps` such steps in a row.
     """
     tally = Tally()
     if not batches:
@@ -71,11 +71,11 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
 
 
 def _sum_gradients(learner: Learner) -> None:
-    if learner.accelerator.num_processes == 1:
-        return
+    """Over the processes; a parameter that no token reached has gradient 0, however many processes there are."""
     for parameter in learner.trainable():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = learner.accelerator.reduce(gradient, "sum")
+        alone = learner.accelerator.num_processes == 1
+        parameter.grad = gradient if alone else learner.accelerator.reduce(gradient, "sum")
 
 
 def _merged(tally: Tally, accelerator: Accelerator) -> Tally:
@@ -99,7 +99,7 @@ def _apply(learner: Learner, step: int, tally: Tally) -> Tally:
         learner.optimizer.step()
         return tally.add("skipped", 0.0)
     learner.bad_steps_in_a_row += 1
-    if learner.bad_steps_in_a_row > learner.settings.max_bad_steps:
+    if learner.bad_steps_in_a_row >= learner.settings.max_bad_steps:
         raise TrainingFailure(
             f"step {step + 1}: the loss or gradient was not finite {learner.bad_steps_in_a_row} times in a row "
             f"(gradient norm {norm}); lower lr or max_grad_norm, or look at the samples of the last steps"
