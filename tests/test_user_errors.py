@@ -1,7 +1,6 @@
 """Every mistake of a user ends with one sentence that says where and what to do, status 2, and nothing lost."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,11 @@ def test_wrong_data(write_recipe: Callable[..., Path], capsys: pytest.CaptureFix
 def test_a_reward_with_a_wrong_signature(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def shorter(text):\n    return 1.0\n\ndef needs(completion, solution):\n    return 1.0\n"
-    )
+    functions = "def shorter(text):\n    return 1.0\n\ndef needs(completion, solution):\n    return 1.0\n"
+    (tmp_path / "mine.py").write_text(functions)
     for name, part in {"shorter": "completion", "needs": "solution"}.items():
         assert train([str(write_recipe(rewards=[{"name": f"mine.py:{name}"}, {"name": "accuracy"}]))]) == 2
         says(capsys, name, part)
-        shutil.rmtree(tmp_path / "runs")
 
 
 def test_a_reward_that_fails_stops_the_run_and_names_its_line(
