@@ -1,9 +1,12 @@
 """Tiny real parts that need no download: a byte-level tokenizer and random models of several families."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as grpo-train does, before torch: see grpo/cli.py
 
 import pytest
 import torch
