@@ -59,7 +59,8 @@ def _grpo_words(stage: GrpoStage) -> list[str]:
     new_tokens = completions * stage.rollout.max_new_tokens
     updates = stage.minibatches_per_step * stage.epochs_per_step
     per_minibatch = stage.prompts_per_step // stage.minibatches_per_step
-    learned = completions * (stage.rollout.max_new_tokens + stage.problems.max_prompt_tokens)
+    length = stage.rollout.max_new_tokens + stage.problems.max_prompt_tokens
+    learned = completions * length * stage.epochs_per_step
     return [
         f"{stage.prompts_per_step} prompts a step x {stage.completions_per_prompt} completions a prompt = "
         f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
