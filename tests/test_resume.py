@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -84,6 +85,31 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write_recipe: Callable[..., P
         assert model == expected[0], name
         assert figures == expected[1], name
         assert samples == expected[2], name
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(write_recipe: Callable[..., Path]) -> None:
+    """A limit on file sizes stands for the disk: the optimizer's file is the largest and does not fit."""
+    recipe = write_recipe(stages=STAGES[1:])
+    limit = 400_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    full = subprocess.run(command(recipe), capture_output=True, text=True, check=False, preexec_fn=limited)
+    assert full.returncode == 2, full.stderr
+    assert "step-000003" in full.stderr.splitlines()[-1]
+    folder = recipe.parent / "runs" / "tiny" / "01-grpo"
+    sampled = folder / "rollouts" / "step-000003.jsonl.gz"
+    before = sampled.stat().st_mtime_ns
+    assert not list((folder / "checkpoints").glob("*"))
+
+    process = subprocess.Popen(command(recipe), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while lines(folder) < 4:  # the evaluation before step 1, then three steps
+        time.sleep(0.001)
+    assert sampled.stat().st_mtime_ns == before  # taken from the journal, not sampled again
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.slow
