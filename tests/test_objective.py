@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grpo.batch import TokenSequence, Trajectory, make_batch, micro_batches, pack
 from grpo.forward import prepare_packing
-from grpo.losses import make_loss
+from grpo.losses import LOSSES, make_loss
 from grpo.objective import CrossEntropy, PolicyGradient
 from grpo.policy import Policy, make_reference
-from grpo.recipe import GrpoLoss, KlSettings
+from grpo.recipe import GrpoLoss, KlSettings, LossSettings
 
 CPU = torch.device("cpu")
 TEMPERATURE, BETA, BONUS, CLIP = 0.7, 0.3, 0.05, 0.2
@@ -78,6 +79,22 @@ def test_the_loss_is_grpo_s_formula_in_value_and_gradient(
     loss = torch.stack(losses).sum()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     assert (gradient(model, loss) - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_sequence_with_advantage_0_moves_nothing_without_penalties(
+    models: tuple[PreTrainedModel, PreTrainedModel], kind: str
+) -> None:
+    """So a step may leave it out (`experience.minibatches`)."""
+    model, _ = models
+    silent = Trajectory(TokenSequence((1, 2), (3, 4, 5)), (-1.0, -9.0, -0.1), 0.0, 1 / 6)
+    settings = TypeAdapter[Any](LossSettings).validate_python({"kind": kind})
+    alone = replace(objective(None, bonus=0.0), surrogate=make_loss(settings))
+    with_it, without = (alone(model, make_batch(t, CPU))[0] for t in ([*TRAJECTORIES, silent], TRAJECTORIES))
+    torch.testing.assert_close(with_it, without)
+    ours, theirs = gradient(model, with_it), gradient(model, without)
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert not gradient(model, alone(model, make_batch([silent], CPU))[0]).any()
 
 
 def test_figures_by_a_plain_computation(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
