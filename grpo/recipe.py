@@ -176,6 +176,12 @@ class TrainingSettings(Settings):
     keep_last: Count = Field(2, description="checkpoints kept, the newest ones")
     keep_best: str | None = Field(None, description="a figure of metrics.jsonl whose best checkpoint is kept too")
 
+    @model_validator(mode="after")
+    def _floor_is_reached(self) -> Self:
+        if self.lr_floor and self.lr_schedule == "constant":
+            raise ValueError("lr_floor belongs to a linear or cosine lr_schedule")
+        return self
+
 
 class SftStage(TrainingSettings):
     """Supervised fine-tuning on the completions of a data set."""
@@ -335,6 +341,12 @@ class KlSettings(Settings):
             raise ValueError("estimator ratio_k3 belongs in the loss: in a reward the ratio is 1 and it is plain k3")
         return self
 
+    @model_validator(mode="after")
+    def _there_is_a_reference(self) -> Self:
+        if self.beta == 0 and self.refresh_reference_every is not None:
+            raise ValueError("refresh_reference_every needs a beta above 0: without a penalty no reference is kept")
+        return self
+
 
 class EntropySettings(Settings):
     """A bonus for entropy; with a target, its coefficient follows Skywork-OR1's adaptive rule."""
@@ -342,6 +354,12 @@ class EntropySettings(Settings):
     bonus: NonNegative = 0.0
     target: Positive | None = None
     delta: NonNegative = Field(0.0, description="how far the coefficient moves a step when there is a target")
+
+    @model_validator(mode="after")
+    def _delta_has_a_target(self) -> Self:
+        if self.delta and self.target is None:
+            raise ValueError("delta needs a target: it moves the coefficient towards one")
+        return self
 
 
 class DynamicSampling(Settings):

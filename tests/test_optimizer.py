@@ -32,7 +32,8 @@ def test_rates_by_hand() -> None:
 @pytest.mark.parametrize("warmup", [0, 1, 3])
 def test_warm_up_rises_to_the_peak_and_the_schedule_falls_from_it(schedule: str, warmup: int) -> None:
     steps = 200
-    values = rates(steps, lr=0.5, warmup_steps=warmup, lr_schedule=schedule, lr_floor=0.2)
+    floor = 0.0 if schedule == "constant" else 0.2
+    values = rates(steps, lr=0.5, warmup_steps=warmup, lr_schedule=schedule, lr_floor=floor)
     peak = max(warmup - 1, 0)
     assert values[0] > 0
     assert values[peak] == max(values) == 0.5

@@ -5,6 +5,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from grpo import recipe
 from grpo.recipe import (
+    EntropySettings,
     EvaluateStage,
     GrpoLoss,
     GrpoStage,
@@ -38,6 +39,9 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (ProblemSettings, {"path": "a", "split": "test"}, "config and split belong to dataset"),
     (ProblemSettings, {"task": "sums"}, "size is needed with task"),
     (KlSettings, {"place": "reward", "estimator": "ratio_k3"}, "ratio_k3 belongs in the loss"),
+    (KlSettings, {"beta": 0, "refresh_reference_every": 5}, "refresh_reference_every needs a beta above 0"),
+    (EntropySettings, {"delta": 0.1}, "delta needs a target"),
+    (SftStage, {**SFT, "lr_floor": 0.1}, "lr_floor belongs to a linear or cosine lr_schedule"),
     (SftStage, {**SFT, "epochs": 1}, "exactly one of steps, epochs, got steps, epochs"),
     (SftStage, {**SFT, "steps": None}, "exactly one of steps, epochs, got none"),
     (GrpoStage, {**GRPO, "prompts_per_step": 6, "minibatches_per_step": 4}, "a minibatch holds whole groups"),
