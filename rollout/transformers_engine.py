@@ -134,6 +134,6 @@ def _check_room(model: nn.Module, requests: Sequence[SampleRequest], max_new_tok
     room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if room is not None and longest + max_new_tokens > room:
         raise UserError(
-            f"rollout.max_new_tokens expected at most {room - longest}, got {max_new_tokens}: a prompt of {longest} "
-            f"tokens and the completion share the model's {room} positions (problems.max_prompt_tokens bounds prompts)"
+            f"the model has {room} positions, a prompt of {longest} tokens and max_new_tokens {max_new_tokens} take "
+            f"{longest + max_new_tokens}: lower max_new_tokens, or problems.max_prompt_tokens to leave long prompts out"
         )

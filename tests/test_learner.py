@@ -19,13 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.batch import Trajectory, micro_batches
 from grpo.experience import minibatches
-from grpo.learner import Learner, TrainingFailure, train_step
+from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, make_reference
 from grpo.recipe import GrpoStage
 from grpo.tally import Tally
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, TrainingFailure
 
 LENGTHS = [(3, 5, 2), (7, 1, 4), (6, 6, 2)]
 """Completions of 3 prompts: 36 tokens in 9 sequences."""

@@ -244,3 +244,14 @@ def test_differences_name_every_changed_key() -> None:
 def test_a_changed_learning_rate_is_one_line(tmp_path: Path) -> None:
     before, after = dump_recipe(load(tmp_path)), dump_recipe(load(tmp_path, "stages.1.lr=2e-6"))
     assert differences(before, after) == ["stages.1.lr: 1e-06 -> 2e-06"]
+
+
+def test_a_stage_overrides_its_copy_of_what_is_shared(tmp_path: Path) -> None:
+    text = (
+        "name: a\nmodel: {path: m}\nproblems: {task: chain_sum, size: 10}\nrewards: [{name: accuracy}]\n"
+        "stages: [{kind: grpo, lr: 1, steps: 1}, {kind: evaluate}]\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "r.yaml", ["stages.1.problems.size=5", "problems.held_out=0.5"])
+    assert [stage.problems.size for stage in recipe.stages] == [10, 5]
+    assert [stage.problems.held_out for stage in recipe.stages] == [0.5, 0.5]

@@ -8,7 +8,7 @@ from grpo.rewards.registry import check_columns, load_reward, load_rewards
 from grpo.rewards.score import score
 from grpo.types import Completion, Group, Problem, UserError
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "reward_checks.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_reward.py"
 
 SOURCE = """\
 class Judge:
@@ -68,8 +68,8 @@ def test_a_users_reward_is_called_by_its_functions_name(file: Path) -> None:
 
 
 def test_the_example_is_a_reward() -> None:
-    texts = ["<think>4? Check: 2+2</think> 4", "<think>4</think> 4", "<think>hm</think> 4", "4"]
-    assert totals(RewardSettings(name=f"{EXAMPLE}:checks_its_work"), *texts, answer="4") == [1.0, -1.0, 0.0, None]
+    texts = ["<think>2 + 2 is 4</think> 4", "<think>it is 5</think> 4", "<think></think> 4", "4"]
+    assert totals(RewardSettings(name=f"{EXAMPLE}:thought_ends_on_answer"), *texts, answer="4") == [1.0, 0.0, 0.0, None]
     assert len(EXAMPLE.read_text().splitlines()) <= 8
 
 

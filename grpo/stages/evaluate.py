@@ -38,7 +38,11 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
             log.write(step, rows[name], samples, model=name)
             _write_progress(run, rows, log)
         run.display.step(step, rows[name], None)
-    run.display.table(f"{run.folder.name}: {stage.part} problems", [_row(name, rows[name], stage) for name in models])
+    table = [_row(name, rows[name], stage) for name in models]
+    columns = dict.fromkeys(column for row in table for column in row)  # a reward may apply to some models only
+    run.display.table(
+        f"{run.folder.name}: {stage.part} problems", [{c: row.get(c, "-") for c in columns} for row in table]
+    )
     log.close()
 
 
@@ -87,9 +91,9 @@ def _row(name: str, figures: Mapping[str, float], stage: EvaluateStage) -> dict[
     row = {"model": name, "accuracy": _with_interval(figures, "accuracy")}
     if stage.samples:
         row |= {f"pass@{k}": _with_interval(figures, f"pass@{k}") for k in stage.k}
+    row |= {"tokens": f"{figures['completion/length_mean']:.1f}", "problems": f"{figures['problems']:.0f}"}
     others = [key for key in figures if key.startswith("reward/") and key != f"reward/{stage.accuracy}"]
-    row |= {key.removeprefix("reward/"): f"{figures[key]:.3f}" for key in others}
-    return row | {"tokens": f"{figures['completion/length_mean']:.1f}", "problems": f"{figures['problems']:.0f}"}
+    return row | {key.removeprefix("reward/"): f"{figures[key]:.3f}" for key in others}
 
 
 def _with_interval(figures: Mapping[str, float], name: str) -> str:

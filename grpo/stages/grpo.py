@@ -12,7 +12,7 @@ from grpo.recipe import GrpoStage
 from grpo.rollout.weights import push_weights
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
-from grpo.stages.grpo_parts import between_steps, evaluate_if_due, kl_penalties, set_up, step_figures
+from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures
 from grpo.training import advance, finish, save_if_due
 
 
@@ -24,8 +24,8 @@ def run(stage: GrpoStage, run: StageRun) -> None:
     while progress.step < stage.steps:
         clock, step = Clock(), progress.step + 1
         rollout = roll_out(parts.source, step, progress.consumed)
-        rewards_PG = reward_matrix(rollout.scored) - kl_penalties(parts, rollout.scored)
-        advantages_PG = advantages(rewards_PG, stage.advantage)
+        kl_PG = reward_kl(parts, rollout.scored)
+        advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)
         with clock("learn"):
             tallies = [
                 train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
@@ -34,7 +34,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         with clock("sync"):
             push_weights(parts.policy.model, parts.engine, version=step)
 
-        figures = step_figures(rollout, tallies, clock) | evaluate_if_due(parts, step)
+        figures = step_figures(rollout, tallies, clock, kl_PG) | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
         between_steps(parts, step, figures)

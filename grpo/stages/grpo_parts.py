@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from grpo.batch import Trajectory, micro_batches
@@ -86,16 +87,16 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     return parts
 
 
-def kl_penalties(parts: Parts, scored: Sequence[ScoredGroup]) -> Tensor | float:
-    """What the KL penalty takes from each reward, (P, G); nothing when its place is the loss."""
+def reward_kl(parts: Parts, scored: Sequence[ScoredGroup]) -> Tensor:
+    """The KL of every completion, (P, G), that the penalty takes from its reward; 0 when its place is the loss."""
     stage = parts.stage
     if parts.reference is None or stage.kl.place == "loss":
-        return 0.0
-    return stage.kl.beta * sequence_kl(scored, stage, parts.learner, parts.reference)
+        return torch.zeros(())
+    return sequence_kl(scored, stage, parts.learner, parts.reference)
 
 
-def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock) -> dict[str, float]:
-    """The figures of a step: its rollout, the mean over its updates, times and memory."""
+def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock, kl_PG: Tensor) -> dict[str, float]:
+    """The figures of a step: its rollout, the mean over its updates, times and memory. `kl` is a mean over tokens."""
     updates = Tally()
     for tally in tallies:
         updates.merge(tally)
@@ -103,6 +104,9 @@ def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock) -> di
     learned["loss"] /= len(tallies)
     learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT}
     figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
+    if kl_PG.ndim:
+        tokens = sum(len(completion.token_ids) for scored in rollout.scored for completion in scored.group.completions)
+        figures["kl"] = kl_PG.sum().item() / tokens
     figures["tokens/learn_per_s"] = learned.get("tokens", 0.0) / clock.seconds("learn")
     return figures
 

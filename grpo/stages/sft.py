@@ -23,7 +23,7 @@ def run(stage: SftStage, run: StageRun) -> None:
     check_enough(problems.train, stage.examples_per_step, stage.problems)
     examples = encode(problems.train, stage, policy.tokenizer)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
-    learner = Learner(policy.model, stage, steps, run.accelerator)
+    learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
     run.display.stage(run.number, run.folder.name, stage.kind, steps)
 
