@@ -20,7 +20,7 @@ from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.sampler import choose, uniforms
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
-from grpo.types import Completion, Finish, UserError
+from grpo.types import Completion, Finish, TrainingFailure, UserError
 
 MOST_OPEN = 0.75
 """Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
@@ -74,7 +74,7 @@ class TransformersEngine:
 
         Raises:
             UserError: a prompt is empty or leaves too little room, or a stop string is empty.
-            FloatingPointError: the model's logits are not finite.
+            TrainingFailure: the model's logits are not finite.
         """
         _check_room(self._model, requests, sampling.max_new_tokens)
         if sampling.stop not in self._stopping:
@@ -98,7 +98,10 @@ class TransformersEngine:
         token_ids = tuple(sampled.tokens_RT[row, :length].tolist())
         logprobs = tuple(sampled.logprobs_RT[row, :length].tolist())
         if not all(map(math.isfinite, logprobs)):
-            raise FloatingPointError(f"the policy's logits are not finite at weight version {self._version}")
+            raise TrainingFailure(
+                f"the policy's logits are not finite at weight version {self._version}: go back to an earlier model, "
+                "and lower lr"
+            )
         text = decode(self._tokenizer, token_ids[:-1] if token_ids[-1] in self._eos_ids else token_ids)
         finish: Finish = "stop" if sampled.stopped_R[row] else "length"
         return Completion(text, token_ids, logprobs, finish, self._version)
