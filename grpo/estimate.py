@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from grpo.policy import load_config
+from grpo.policy import add_lora
+from grpo.pretrained import load_config
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
 from grpo.recipe_file import dump_recipe
 from grpo.scratch import make_config
@@ -110,8 +111,6 @@ def _model_size(settings: ModelSettings) -> ModelSize:
 
 def _adapter_parameters(model: nn.Module, settings: ModelSettings) -> int:
     """The parameters that LoRA would train."""
-    from grpo.policy import add_lora
-
     assert settings.lora is not None  # asked for by the caller
     with torch.device("meta"):
         adapted = add_lora(model, settings.lora)

@@ -24,7 +24,6 @@ class Family:
 
     lora_targets: tuple[str, ...] | str
     not_lora_targets: tuple[str, ...] = ()
-    is_moe: bool = False
     config_keys: Mapping[str, Any] = field(default_factory=dict)
     scratch_defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -42,19 +41,17 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": DENSE,
     "phi3": Family(lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
     # Experts are fused into one tensor a layer, not modules, so LoRA adapts the attention alone.
-    "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP, is_moe=True),
-    "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP, is_moe=True),
+    "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP),
+    "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP),
     "deepseek_v2": Family(
         lora_targets=LATENT_ATTENTION,
         not_lora_targets=MLP,
-        is_moe=True,
         config_keys={"scoring_func": "softmax"},
         scratch_defaults={"q_lora_rank": None, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
     ),
     "deepseek_v3": Family(
         lora_targets=LATENT_ATTENTION,
         not_lora_targets=MLP,
-        is_moe=True,
         # vLLM fails to load the router's bias without the first and silently routes by softmax without the second.
         # transformers builds no module for multi-token prediction, so a model made from scratch promises none.
         config_keys={

@@ -14,9 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.families import family_of
 from grpo.files import atomic_folder
-from grpo.pretrained import load_config as load_config
-from grpo.pretrained import load_model
-from grpo.pretrained import load_tokenizer as load_tokenizer
+from grpo.pretrained import load_model, load_tokenizer
 from grpo.recipe import LoraSettings, ModelSettings
 from grpo.types import UserError
 

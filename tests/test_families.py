@@ -37,7 +37,7 @@ def test_what_a_config_already_says_is_kept() -> None:
 
 def test_a_mixture_of_experts_is_adapted_in_its_attention() -> None:
     for model_type, family in FAMILIES.items():
-        if family.is_moe:
+        if family.not_lora_targets:
             assert set(family.lora_targets).isdisjoint(family.not_lora_targets), model_type
             config = CONFIG_MAPPING[model_type]
             assert config in AutoModelForCausalLM._model_mapping
