@@ -1,6 +1,6 @@
-"""From scored groups to packed micro-batches: whole sequences end to end, no padding, split by a token budget.
+"""From trajectories to packed micro-batches: whole sequences end to end, no padding, split by a token budget.
 
-Axes: P prompts, G completions of a prompt, B = P*G sequences, T tokens of a micro-batch, N of them trained on.
+Axes: S sequences of a micro-batch, T tokens, N of them trained on.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The policy's forward pass over packed sequences, and the check that packing mixes nothing."""
+"""The policy's forward pass over packed sequences, and the check that packing mixes nothing.
+
+Axes: T packed tokens, N of them trained on, V vocabulary.
+"""
 
 from typing import cast
 

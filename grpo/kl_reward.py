@@ -1,4 +1,7 @@
-"""The KL penalty as part of the reward (PPO's and RLOO's place for it)."""
+"""The KL penalty as part of the reward (PPO's and RLOO's place for it).
+
+Axes: P prompts of a step, G completions of a prompt, N trained tokens of a micro-batch.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""What a micro-batch contributes to the loss: the policy gradient with its penalties, and plain cross-entropy."""
+"""What a micro-batch contributes to the loss: the policy gradient with its penalties, and plain cross-entropy.
+
+Axes: N trained tokens of a micro-batch.
+"""
 
 from dataclasses import dataclass
 

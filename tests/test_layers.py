@@ -1,4 +1,4 @@
-"""Imports point down: a floor knows only the floors below it, and heavy libraries stay in their own file."""
+"""Imports point down: a floor knows only itself and the floors below it."""
 
 import ast
 from pathlib import Path
