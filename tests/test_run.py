@@ -57,6 +57,13 @@ def test_a_run_leaves_what_it_promises(write_recipe: Callable[..., Path], capsys
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == before
 
 
+def test_keep_best_may_name_a_figure_that_is_measured_later_again(write_recipe: Callable[..., Path]) -> None:
+    """The figures before the first step count, so the first checkpoint need not fall on an evaluation."""
+    recipe = write_recipe()
+    said = ("0.steps=1", "1.steps=3", "1.checkpoint_every=1", "1.evaluation.every=3", "1.keep_best=evaluation/accuracy")
+    assert train([str(recipe), *(f"--set=stages.{override}" for override in said)]) == 0
+
+
 def test_a_changed_recipe_is_refused_with_the_difference(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,7 +83,9 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     parts = Parts(stage, run, policy, reference, engine, task, source, learner, training)
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
     if training.progress.step == 0 and stage.evaluation is not None:
-        training.log.write(0, evaluate_if_due(parts, 0), [])
+        before = evaluate_if_due(parts, 0)
+        training.log.write(0, before, [])
+        training.progress.figures |= before  # so that `keep_best` may name them from the first checkpoint on
     return parts
 
 
