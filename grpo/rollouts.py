@@ -1,6 +1,5 @@
 """A step's rollout: problems drawn, completions sampled and scored, groups without signal replaced when asked."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from grpo.advantages import keep_groups
 from grpo.data import draw
 from grpo.experience import part_matrix, reward_matrix
 from grpo.journal import Rollout, read_rollout, write_rollout
+from grpo.metrics import Clock
 from grpo.recipe import GrpoStage
 from grpo.rewards.score import Scoring, reward_figures
 from grpo.rollout.collect import rollout_figures
@@ -60,15 +60,15 @@ def roll_out(source: RolloutSource, step: int, start: int) -> Rollout:
     rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
     kept: list[ScoredGroup] = []
     everything: list[ScoredGroup] = []
-    seconds = {"time/rollout": 0.0, "time/reward": 0.0}
+    clock = Clock()
     for number in range(rounds):
         if len(kept) == wanted:
             break
-        scored = _one_round(source, (step, number), start + len(everything), wanted - len(kept), seconds)
+        scored = _one_round(source, (step, number), start + len(everything), wanted - len(kept), clock)
         everything += scored
         kept += _with_signal(scored, stage)
     kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
-    figures = seconds | _figures(everything, kept, seconds["time/rollout"])
+    figures = clock.figures() | _figures(everything, kept, clock.seconds("rollout"))
     rollout = Rollout(step, len(everything), kept, figures)
     if source.run.accelerator.is_main_process:
         write_rollout(source.folder, rollout)
@@ -76,17 +76,15 @@ def roll_out(source: RolloutSource, step: int, start: int) -> Rollout:
 
 
 def _one_round(
-    source: RolloutSource, place: tuple[int, int], start: int, count: int, seconds: dict[str, float]
+    source: RolloutSource, place: tuple[int, int], start: int, count: int, clock: Clock
 ) -> Sequence[ScoredGroup]:
     stage, task = source.stage, source.task
     sampling = Sampling(stage.rollout.temperature, stage.rollout.max_new_tokens, stop=tuple(stage.rollout.stop))
     problems = draw(task.problems.train, source.run.seed, start, count)
-    began = time.perf_counter()
-    groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
-    sampled = time.perf_counter()
-    scoring = judge(task, groups, source.run.accelerator)
-    seconds["time/rollout"] += sampled - began
-    seconds["time/reward"] += time.perf_counter() - sampled
+    with clock("rollout"):
+        groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
+    with clock("reward"):
+        scoring = judge(task, groups, source.run.accelerator)
     _check_failures(scoring, stage.max_reward_errors, place[0])
     return scoring.groups
 

@@ -37,7 +37,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         figures = step_figures(rollout, tallies, clock, kl_PG) | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
-        between_steps(parts, step, figures)
+        figures |= between_steps(parts, step, figures)
         advance(training, rollout.consumed, figures, samples)
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)

@@ -1,6 +1,9 @@
-"""What the loop of a GRPO stage works with, and its smaller moves."""
+"""What the loop of a GRPO stage works with, and its smaller moves.
 
-from collections.abc import Sequence
+Axes: P prompts of a step, G completions of a prompt.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,16 +137,18 @@ def active_coefficient(stage: GrpoStage, training: Training) -> float:
     return coefficient if target is None or (entropy is not None and entropy <= target) else 0.0
 
 
-def between_steps(parts: Parts, step: int, figures: dict[str, float]) -> None:
-    """Adapt the entropy coefficient, and let the reference catch up when the recipe says so."""
+def between_steps(parts: Parts, step: int, figures: Mapping[str, float]) -> dict[str, float]:
+    """Adapt the entropy coefficient, and let the reference catch up when the recipe says so.
+
+    Returns `entropy/coefficient`, that of the step to come, where entropy can enter the loss.
+    """
     entropy, progress = parts.stage.entropy, parts.training.progress
     if entropy.target is not None and "entropy" in figures:
         coefficient, _ = adaptive_coefficient(
             progress.entropy_coefficient, figures["entropy"], entropy.target, entropy.delta
         )
         progress.entropy_coefficient = coefficient
-    if has_entropy_bonus(parts.stage):
-        figures["entropy/coefficient"] = progress.entropy_coefficient
     every = parts.stage.kl.refresh_reference_every
     if parts.reference is not None and every is not None and step % every == 0:
         parts.reference.refresh(parts.policy)
+    return {"entropy/coefficient": progress.entropy_coefficient} if has_entropy_bonus(parts.stage) else {}
