@@ -420,6 +420,12 @@ class GrpoStage(TrainingSettings):
         return self
 
     @model_validator(mode="after")
+    def _something_is_held_out(self) -> Self:
+        if self.evaluation is not None and self.problems.held_out == 0:
+            raise ValueError("evaluation needs held-out problems, got problems.held_out 0: raise it")
+        return self
+
+    @model_validator(mode="after")
     def _a_reward_counts(self) -> Self:
         if not any(reward.weight for reward in self.rewards):
             raise ValueError("rewards need one with a weight other than 0: without it there is nothing to learn")
@@ -449,6 +455,12 @@ class EvaluateStage(Settings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> Self:
+        if self.part == "held_out" and self.problems.held_out == 0:
+            raise ValueError("part held_out needs such problems, got problems.held_out 0: raise it, or say part: train")
         return self
 
     @model_validator(mode="after")

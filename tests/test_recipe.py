@@ -21,6 +21,7 @@ from grpo.recipe import (
 )
 
 PROBLEMS = {"path": "p.jsonl"}
+NOTHING_HELD_OUT = {"path": "p.jsonl", "held_out": 0}
 REWARDS = [{"name": "accuracy"}]
 SFT = {"kind": "sft", "lr": 1e-3, "steps": 1, "problems": PROBLEMS}
 GRPO = {"kind": "grpo", "lr": 1e-6, "steps": 1, "problems": PROBLEMS, "rewards": REWARDS}
@@ -49,8 +50,10 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (GrpoStage, {**GRPO, "evaluation": {"accuracy": "right"}}, "evaluation.accuracy must name one of the rewards"),
     (GrpoStage, {**GRPO, "dynamic_sampling": {"reward": "right"}}, "dynamic_sampling.reward must name one of"),
     (GrpoStage, {**GRPO, "rewards": [{"name": "format", "weight": 0}]}, "a weight other than 0"),
+    (GrpoStage, {**GRPO, "problems": NOTHING_HELD_OUT, "evaluation": {}}, "evaluation needs held-out problems"),
     (GrpoStage, {**GRPO, "rewards": []}, "at least 1 item"),
     (EvaluateStage, {**EVALUATE, "accuracy": "right"}, "accuracy must name one of the rewards"),
+    (EvaluateStage, {**EVALUATE, "problems": NOTHING_HELD_OUT}, "part held_out needs such problems"),
     (EvaluateStage, {**EVALUATE, "samples": 2}, r"k must be at most samples \(2\), got 8"),
 ]
 
