@@ -76,7 +76,7 @@ class TransformersEngine:
             UserError: a prompt is empty or leaves too little room, or a stop string is empty.
             TrainingFailure: the model's logits are not finite.
         """
-        _check_room(self._model, requests, sampling.max_new_tokens)
+        check_room(self._model, [request.prompt_ids for request in requests], sampling.max_new_tokens)
         if sampling.stop not in self._stopping:
             self._stopping[sampling.stop] = Stopping(self._tokenizer, self._eos_ids, sampling.stop)
         rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
@@ -130,10 +130,11 @@ def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sa
     return _Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
 
 
-def _check_room(model: nn.Module, requests: Sequence[SampleRequest], max_new_tokens: int) -> None:
-    if not all(request.prompt_ids for request in requests):
+def check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise UserError when a prompt is empty, or has no room for `max_new_tokens` after it in the model's positions."""
+    if not all(prompts):
         raise UserError("a prompt expected at least one token, got none: give the template or the data some text")
-    longest = max((len(request.prompt_ids) for request in requests), default=0)
+    longest = max(map(len, prompts), default=0)
     room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if room is not None and longest + max_new_tokens > room:
         raise UserError(

@@ -24,7 +24,7 @@ from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
 from grpo.rollout.engine import Engine
 from grpo.rollout.stopping import decode
-from grpo.rollout.transformers_engine import TransformersEngine
+from grpo.rollout.transformers_engine import TransformersEngine, check_room
 from grpo.rollout.weights import push_weights
 from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
@@ -75,6 +75,8 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     policy = starting_policy(run)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
+    prompts = [task.problems.prompt_ids[problem.id] for problem in task.problems.train]
+    check_room(policy.model, prompts, stage.rollout.max_new_tokens)
     reference = make_reference(policy) if stage.kl.beta > 0 else None
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
