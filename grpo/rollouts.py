@@ -118,3 +118,8 @@ def _check_failures(scoring: Scoring, limit: float, step: int) -> None:
             f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
             "correct the reward"
         )
+    if unscored == total:
+        raise UserError(
+            f"step {step}: none of the rewards with a weight applies to any of {total} completions (all gave None), so "
+            "there is nothing to learn from: correct the rewards or the columns they read"
+        )

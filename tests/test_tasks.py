@@ -12,18 +12,17 @@ from grpo.types import UserError
 
 
 def test_a_demonstration_works_the_sum_out_term_by_term() -> None:
-    assert next(sums(1, seed=0)) == {
-        "prompt": "18+6+18=",
-        "answer": "42",
-        "completion": "<think>add 18 and 6 to get 24, then add 18 to get 42</think><answer>42</answer>",
-    }
+    row = next(sums(1, seed=0))
+    assert row["prompt"] == "18+6+18="
+    assert row["answer"] == "42"
+    assert row["completion"] == "<think>18 and 6 is 24, 24 and 18 is 42</think><answer>42</answer>"
 
 
 def test_answers_are_the_sums_and_demonstrations_end_in_them() -> None:
     for row in sums(300, seed=5, terms=4, max_value=99):
         total = str(sum(map(int, row["prompt"].removesuffix("=").split("+"))))
         assert row["answer"] == total
-        assert row["completion"].endswith(f"to get {total}</think><answer>{total}</answer>")
+        assert row["completion"].endswith(f" is {total}</think><answer>{total}</answer>")
 
 
 def test_no_sum_comes_twice_and_there_are_many() -> None:
@@ -35,19 +34,20 @@ def test_every_sum_there_is_can_be_asked_for() -> None:
     assert prompts == {f"{a}+{b}=" for a in (1, 2, 3) for b in (1, 2, 3)}
 
 
-def test_the_seed_decides_and_the_error_rate_moves_no_problem() -> None:
+def test_the_seed_decides_and_haste_moves_no_problem() -> None:
     assert list(sums(50, seed=3)) == list(sums(50, seed=3))
     assert list(sums(50, seed=3)) != list(sums(50, seed=4))
     asked = [(row["prompt"], row["answer"]) for row in sums(50, seed=3)]
-    assert [(row["prompt"], row["answer"]) for row in sums(50, seed=3, error_rate=0.5)] == asked
+    assert [(row["prompt"], row["answer"]) for row in sums(50, seed=3, hasty=0.5)] == asked
 
 
-def test_a_wrong_demonstration_is_off_by_ten_and_their_share_is_the_error_rate() -> None:
-    rows = list(sums(2000, seed=1, error_rate=0.3))
+def test_a_hasty_demonstration_leaves_the_last_number_out_and_their_share_is_as_asked() -> None:
+    rows = list(sums(2000, seed=1, hasty=0.3))
     given = [int(re.findall(r"<answer>(\d+)</answer>", row["completion"])[0]) for row in rows]
-    off = [abs(number - int(row["answer"])) for number, row in zip(given, rows, strict=True)]
-    assert set(off) == {0, 10}
-    assert sum(map(bool, off)) / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard errors of 0.0102
+    last = [int(row["prompt"].removesuffix("=").rpartition("+")[2]) for row in rows]
+    missing = [int(row["answer"]) - number for number, row in zip(given, rows, strict=True)]
+    assert all(gap in (0, number) for gap, number in zip(missing, last, strict=True))
+    assert sum(map(bool, missing)) / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard errors of 0.0102
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,8 @@ def test_a_wrong_demonstration_is_off_by_ten_and_their_share_is_the_error_rate()
     [
         ({"size": 10, "terms": 1}, "terms must be from 2 to 8, got 1"),
         ({"size": 10, "max_value": 100}, "max_value must be from 1 to 99, got 100"),
-        ({"size": 10, "error_rate": 1.5}, "error_rate must be from 0 to 1, got 1.5"),
+        ({"size": 10, "hasty": 1.5}, "hasty must be from 0 to 1, got 1.5"),
+        ({"size": 3, "terms": 2, "hasty": 0.5}, "hasty needs at least 3 terms, got 2"),
         ({"size": 10, "terms": 2, "max_value": 3}, "size must be from 1 to 9, .* got 10: raise terms or max_value"),
     ],
 )

@@ -86,6 +86,8 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
     source = RolloutSource(stage, run, task, engine, saved)
     parts = Parts(stage, run, policy, reference, engine, task, source, learner, training)
+    if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
+        run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
     if training.progress.step == 0 and stage.evaluation is not None:
         before = evaluate_if_due(parts, 0)

@@ -21,7 +21,8 @@ def run(stage: SftStage, run: StageRun) -> None:
     policy = starting_policy(run)
     problems = load_problems(stage.problems, policy.tokenizer, run.seed)
     check_enough(problems.train, stage.examples_per_step, stage.problems)
-    examples = encode(problems.train, stage, policy.tokenizer)
+    positions = getattr(policy.model.config, "max_position_embeddings", None)
+    examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
@@ -43,12 +44,12 @@ def run(stage: SftStage, run: StageRun) -> None:
 
 
 def encode(
-    problems: Sequence[Problem], stage: SftStage, tokenizer: PreTrainedTokenizerBase
+    problems: Sequence[Problem], stage: SftStage, tokenizer: PreTrainedTokenizerBase, positions: int | None
 ) -> Mapping[str, TokenSequence]:
     """The tokens of every example by problem id.
 
     Raises:
-        UserError: an example has no completion.
+        UserError: an example has no completion, or is longer than the model's `positions`.
     """
     template = make_template(stage.problems.template, tokenizer)
     column = stage.completion_column
@@ -58,10 +59,17 @@ def encode(
                 f"stage sft: problem {problem.prompt[:60]!r} has no text in column {column!r} (columns: "
                 f"{', '.join(problem.columns)}); set completion_column to the column to learn from"
             )
-    return {
+    examples = {
         problem.id: TokenSequence(*encode_example(template, tokenizer, problem, problem.columns[column]))
         for problem in problems
     }
+    longest = max(map(len, examples.values()))
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"stage sft: an example has {longest} tokens and the model {positions} positions: shorten the data or "
+            "take a model with more"
+        )
+    return examples
 
 
 def packed(sequences: Sequence[TokenSequence], budget: int, learner: Learner) -> list[PackedTokens]:
