@@ -4,6 +4,7 @@ import csv
 import hashlib
 import inspect
 import json
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -70,7 +71,7 @@ def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:
     if settings.dataset is not None:
         return _numbered(settings.dataset, _hub_rows(settings.dataset, settings.config, settings.split or "train"))
     if settings.function is not None:
-        return _numbered(settings.function, _function_rows(settings.function, settings.params))
+        return _numbered(settings.function, _said_plainly(settings.function, settings.params))
     assert settings.task is not None, "ProblemSettings has exactly one source"
     assert settings.size is not None, "ProblemSettings has a size with a task"
     return _numbered(settings.task, gym_rows(settings.task, settings.size, {"seed": seed, **settings.params}))
@@ -158,6 +159,19 @@ def _hub_rows(name: str, config: str | None, split: str) -> Iterable[Any]:
             "correct the name, or download the data and give it as path"
         ) from None
     return rows
+
+
+def _said_plainly(reference: str, params: Mapping[str, Any]) -> Iterator[Any]:
+    """The rows of a user's function; what it raises, at its call or later, is one sentence with its own line."""
+    try:
+        yield from _function_rows(reference, params)
+    except UserError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{reference}: raised {type(error).__name__}: {error} at {last.filename}:{last.lineno}: correct it"
+        ) from error
 
 
 def _function_rows(reference: str, params: Mapping[str, Any]) -> Iterable[Any]:

@@ -179,3 +179,9 @@ def test_a_broken_file_says_where(tmp_path: Path, name: str, content: str | byte
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert sentence(path=str(tmp_path / "gone.jsonl")).startswith(f"{tmp_path}/gone.jsonl: no such file")
+
+
+def test_what_a_function_raises_is_said_with_its_line(tmp_path):
+    (tmp_path / "late.py").write_text("def rows():\n    yield {'prompt': 'a'}\n    yield {'prompt': 1 / 0}\n")
+    with pytest.raises(UserError, match=r"raised ZeroDivisionError: division by zero at .*late\.py:3"):
+        read_problems(ProblemSettings(function=f"{tmp_path / 'late.py'}:rows"))
