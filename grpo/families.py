@@ -1,34 +1,80 @@
 """What differs between model architectures. Nothing outside this file asks which one a model has."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+
+from grpo.types import UserError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 """Multi-head latent attention has q_proj without a query rank, and q_a_proj and q_b_proj with one."""
 MLP = ("gate_proj", "up_proj", "down_proj")
+LATENT_KERNEL = (512, 64)
+"""kv_lora_rank and qk_rope_head_dim of vLLM's latent-attention kernels."""
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head sizes of vLLM's attention kernel on a CPU."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What vLLM must be told so that it computes what the architecture means: arguments and environment variables."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def no_engine_options(config: Any, on_cpu: bool) -> EngineOptions:
+    """What most architectures need."""
+    return EngineOptions()
+
+
+def latent_attention_options(config: Any, on_cpu: bool) -> EngineOptions:
+    """Multi-head latent attention in vLLM 0.32 on a CPU.
+
+    Its own rotary kernel misreads the strided keys there (log-probabilities off by nats, no error), so torch's takes
+    its place; and its kernels know one size of latents, so that others are expanded to plain multi-head attention.
+
+    Raises:
+        UserError: neither form has a kernel for the head size.
+    """
+    if not on_cpu:
+        return EngineOptions()
+    arguments = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+    if (config.kv_lora_rank, config.qk_rope_head_dim) == LATENT_KERNEL:
+        return EngineOptions(arguments)
+    head = config.qk_nope_head_dim + config.qk_rope_head_dim
+    if head not in CPU_HEAD_SIZES:
+        raise UserError(
+            f"rollout.engine: vLLM serves latent attention on a CPU with kv_lora_rank 512 and qk_rope_head_dim 64, or "
+            f"with qk_nope_head_dim + qk_rope_head_dim one of {', '.join(map(str, CPU_HEAD_SIZES))}, got {head}: "
+            "change the model's heads, or set engine: transformers"
+        )
+    return EngineOptions(arguments, {"VLLM_MLA_DISABLE": "1"})
 
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture: which modules LoRA adapts, and what its config must say.
+    """An architecture: which modules LoRA adapts, what its config must say, and how vLLM serves it.
 
     `not_lora_targets` are names of modules that peft takes for the fused experts, and would adapt those instead.
     `config_keys` are the keys that transformers leaves out of config.json and other programs route by, with the only
     value that transformers computes. `scratch_defaults` replace defaults of transformers that fit the published size
-    of the architecture alone.
+    of the architecture alone. `engine_options` of a config, on a CPU or not; `engine_lora`: whether vLLM can apply an
+    adapter to all of `lora_targets`.
     """
 
     lora_targets: tuple[str, ...] | str
     not_lora_targets: tuple[str, ...] = ()
     config_keys: Mapping[str, Any] = field(default_factory=dict)
     scratch_defaults: Mapping[str, Any] = field(default_factory=dict)
+    engine_options: Callable[[Any, bool], EngineOptions] = no_engine_options
+    engine_lora: bool = False
 
 
-DENSE = Family(lora_targets=ATTENTION + MLP)
+DENSE = Family(lora_targets=ATTENTION + MLP, engine_lora=True)
 UNKNOWN = Family(lora_targets="all-linear")
 
 FAMILIES: Mapping[str, Family] = {
@@ -47,6 +93,7 @@ FAMILIES: Mapping[str, Family] = {
         lora_targets=LATENT_ATTENTION,
         not_lora_targets=MLP,
         config_keys={"scoring_func": "softmax"},
+        engine_options=latent_attention_options,
         scratch_defaults={"q_lora_rank": None, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
     ),
     "deepseek_v3": Family(
@@ -60,6 +107,7 @@ FAMILIES: Mapping[str, Family] = {
             "num_mtp_layers": 0,
             "num_nextn_predict_layers": 0,
         },
+        engine_options=latent_attention_options,
         scratch_defaults={
             "q_lora_rank": None,
             "n_group": 1,

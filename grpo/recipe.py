@@ -5,37 +5,12 @@ A field's description says why its limits are what they are; error messages quot
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from grpo.engine_settings import EngineSettings, RolloutSettings
+from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 
-def _number_from_text(value: Any) -> Any:
-    """YAML 1.1 reads `1e-6` as text; here it is the number it looks like."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_number_from_text), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
-
-
-class Settings(BaseModel):
-    """A part of a recipe: strict, immutable, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _one_of(settings: Settings, *names: str) -> None:
-    given = [name for name in names if getattr(settings, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"needs exactly one of {', '.join(names)}, got {', '.join(given) or 'none'}")
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
@@ -85,7 +60,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        _one_of(self, "path", "init")
+        one_of(self, "path", "init")
         return self
 
 
@@ -129,7 +104,7 @@ class ProblemSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        _one_of(self, "path", "dataset", "task", "function")
+        one_of(self, "path", "dataset", "task", "function")
         if self.params and self.task is None and self.function is None:
             raise ValueError("params belongs to task or function")
         if self.dataset is None and (self.config is not None or self.split is not None):
@@ -195,17 +170,8 @@ class SftStage(TrainingSettings):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        _one_of(self, "steps", "epochs")
+        one_of(self, "steps", "epochs")
         return self
-
-
-class RolloutSettings(Settings):
-    """How completions are sampled for training."""
-
-    temperature: Positive = Field(1.0, description="the learner's logprobs use it too")
-    max_new_tokens: Count = 256
-    stop: list[str] = Field([], description="texts that end a completion")
-    max_concurrent: Count = Field(64, description="completions decoded side by side")
 
 
 def _grpo_unless_said(value: Any) -> Any:
@@ -432,7 +398,7 @@ class GrpoStage(TrainingSettings):
         return self
 
 
-class EvaluateStage(Settings):
+class EvaluateStage(EngineSettings):
     """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
@@ -448,7 +414,6 @@ class EvaluateStage(Settings):
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
     stop: list[str] = []
-    max_concurrent: Count = 64
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")

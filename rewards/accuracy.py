@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.recipe import Positive
+from grpo.settings import Positive
 from grpo.rewards.equivalence import plain, same
 from grpo.rewards.extraction import free_answer, last_boxed, mathematical_answer
 from grpo.rewards.pool import run_all

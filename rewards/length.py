@@ -1,6 +1,6 @@
 """Rewards of the number of tokens. Both are linear ramps, so that the gradient does not vanish between their ends."""
 
-from grpo.recipe import Count
+from grpo.settings import Count
 
 
 def length(completion: str, completion_tokens: int, *, target: Count, buffer: Count) -> float:

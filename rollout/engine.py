@@ -27,13 +27,29 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
-class Engine(Protocol):
-    """Samples completions of token ids with one version of the policy's weights."""
+class Sampler(Protocol):
+    """One place that samples with one version of the policy's weights."""
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order."""
         ...
 
+
+class Engine(Sampler, Protocol):
+    """Samples completions of token ids, in one place or several."""
+
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Sample with the weights of `model` from now on; completions carry `version`."""
+        ...
+
+    def replicas(self) -> Sequence[Sampler]:
+        """Each place that holds a copy of the weights, to be checked by itself; none where the model itself samples."""
+        ...
+
+    def rest(self) -> None:
+        """Lend its memory to the learner until it is next used."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; the engine is not used again."""
         ...

@@ -63,6 +63,16 @@ class Stopping:
             last.add("\ufffd")
         return torch.tensor([not last.isdisjoint(decode(self._tokenizer, [id])) for id in range(len(self._tokenizer))])
 
+    def first_end(self, token_ids: Sequence[int]) -> int | None:
+        """How many of the tokens there are up to the first end, that token included; None where there is none."""
+        tokens_1T = torch.tensor(token_ids, dtype=torch.long)[None]
+        last_T = tokens_1T[0].clamp(max=len(self._may_complete_V) - 1)
+        may_end_T = torch.isin(tokens_1T[0], self._eos_ids) | self._may_complete_V[last_T]
+        for place in may_end_T.nonzero()[:, 0].tolist():
+            if self.reached(tokens_1T[:, : place + 1], torch.zeros(1, dtype=torch.long)).item():
+                return int(place) + 1
+        return None
+
     def reached(self, tokens_RT: Tensor, row_B: Tensor) -> Tensor:
         """Which of the rows `row_B` of `tokens_RT` end with their newest token, shape (B,). All lies on the CPU."""
         newest_B = tokens_RT[row_B, -1]

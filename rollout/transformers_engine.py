@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
-from grpo.rollout.engine import SampleRequest, Sampling
+from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.sampler import choose, uniforms
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
 from grpo.types import Completion, Finish, TrainingFailure, UserError
@@ -68,6 +68,16 @@ class TransformersEngine:
         """Sample with `model` itself from now on, without a copy; completions carry `version`."""
         self._model = model
         self._version = version
+
+    def replicas(self) -> Sequence[Sampler]:
+        """None: there is no copy of the weights that could differ."""
+        return ()
+
+    def rest(self) -> None:
+        """Nothing is held between two calls."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order.

@@ -1,10 +1,57 @@
-"""From the policy to the engine: the one place where an engine gets newer weights."""
+"""From the policy to the engine: the one place where an engine gets newer weights, and where it is checked."""
+
+import time
 
 from torch import nn
 
 from grpo.rollout.engine import Engine
+from grpo.rollout.verification import Answer, Probe, ask_replica, describe, gap_figures, is_sound
+from grpo.types import TrainingFailure
 
 
-def push_weights(model: nn.Module, engine: Engine, version: int) -> None:
-    """Let the engine sample with the policy's weights, which completions will carry as `version`."""
-    engine.load_weights(model, version)
+class WeightPush:
+    """Pushes the policy's weights to an engine and verifies every push.
+
+    The check is skipped where the engine samples with the policy itself: there is no copy that could be wrong.
+    """
+
+    def __init__(self, engine: Engine, probe: Probe):
+        self._engine = engine
+        self._probe = probe
+        self._before: list[Answer] = []
+
+    def __call__(self, model: nn.Module, version: int) -> dict[str, float]:
+        """Let the engine sample with the policy's weights, which completions will carry as `version`.
+
+        Returns the gap that was found and the time of the check.
+
+        Raises:
+            TrainingFailure: the engine's probabilities are not the policy's, after a second push too.
+        """
+        self._engine.load_weights(model, version)
+        start = time.perf_counter()
+        answers = self._ask(model)
+        if not self._all_sound(answers):
+            self._engine.load_weights(model, version)
+            answers = self._ask(model)
+        self._demand(answers, version)
+        self._before = answers
+        return {**gap_figures(answers), "time/check": time.perf_counter() - start} if answers else {}
+
+    def _ask(self, model: nn.Module) -> list[Answer]:
+        return [ask_replica(replica, model, self._probe) for replica in self._engine.replicas()]
+
+    def _all_sound(self, answers: list[Answer]) -> bool:
+        return all(is_sound(answer, self._probe, before) for answer, before in self._pairs(answers))
+
+    def _demand(self, answers: list[Answer], version: int) -> None:
+        for number, (answer, before) in enumerate(self._pairs(answers)):
+            if not is_sound(answer, self._probe, before):
+                raise TrainingFailure(
+                    f"weights of version {version}: engine {number + 1} of {len(answers)} does not sample with them, "
+                    f"after a second push either: {describe(answer, self._probe, before)}"
+                )
+
+    def _pairs(self, answers: list[Answer]) -> list[tuple[Answer, Answer | None]]:
+        known = self._before if len(self._before) == len(answers) else [None] * len(answers)
+        return list(zip(answers, known, strict=True))

@@ -142,11 +142,18 @@ TINY_RECIPE: dict[str, Any] = {
 
 @pytest.fixture
 def write_recipe(tmp_path: Path) -> Callable[..., Path]:
-    """Write the tiny recipe, other top-level keys replaced, into a folder of the test; its runs go there too."""
+    """Write the tiny recipe, other top-level keys replaced, into a folder of the test; its runs go there too.
+
+    Stages that do not name an engine get transformers', which starts at once.
+    """
 
     def write(name: str = "tiny", **replaced: Any) -> Path:
         file = tmp_path / f"{name}.yaml"
         recipe = json.loads(json.dumps(TINY_RECIPE | replaced)) | {"name": name, "output": str(tmp_path / "runs")}
+        for stage in recipe["stages"]:
+            settings = stage.setdefault("rollout", {}) if stage["kind"] == "grpo" else stage
+            if stage["kind"] != "sft":
+                settings.setdefault("engine", "transformers")
         file.write_text(yaml.safe_dump(recipe, sort_keys=False))
         return file
 

@@ -16,8 +16,9 @@ from grpo.metrics import Clock, RunLog, sample_rows
 from grpo.policy import load_policy
 from grpo.recipe import EvaluateStage
 from grpo.rollout.engine import Sampling
+from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.stopping import decode
-from grpo.rollout.transformers_engine import TransformersEngine
+from grpo.rollout.weights import WeightPush
 from grpo.run import StageRun
 from grpo.task import ask, judge, load_task
 from grpo.types import ScoredGroup
@@ -57,13 +58,17 @@ def evaluate(stage: EvaluateStage, run: StageRun, path: str, step: int) -> tuple
     policy.model.to(run.accelerator.device)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     problems = chosen_problems(task, stage.part)[: stage.limit]
-    engine = TransformersEngine(policy.model, policy.tokenizer, stage.max_concurrent, stage.precision)
+    prompts = [task.problems.prompt_ids[problem.id] for problem in problems]
+    work = Work(prompts, stage.max_new_tokens, temperature=1.0, precision=stage.precision)
+    engine = make_engine(stage, policy, work)
+    WeightPush(engine, probe_of(stage, policy, work))(policy.model, step)
     clock = Clock()
     with clock("evaluate"):
         likeliest = greedy(task, engine, run, problems, stage.max_new_tokens, stage.stop)
         sampling = Sampling(stage.temperature, stage.max_new_tokens, stage.top_p, tuple(stage.stop))
         groups = ask(task, engine, run, problems, sampling, stage.samples, 1) if stage.samples else []
         sampled = judge(task, groups, run.accelerator).groups
+    engine.close()
     figures = greedy_figures(likeliest, stage.accuracy) | sampled_figures(sampled, stage) | clock.figures()
     return figures, [row for scored in (likeliest, sampled) for row in _rows(step, scored, policy.tokenizer)]
 

@@ -9,7 +9,6 @@ from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
 from grpo.recipe import GrpoStage
-from grpo.rollout.weights import push_weights
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
 from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures
@@ -24,6 +23,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
     while progress.step < stage.steps:
         clock, step = Clock(), progress.step + 1
         rollout = roll_out(parts.source, step, progress.consumed)
+        parts.engine.rest()
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)
         with clock("learn"):
@@ -32,13 +32,14 @@ def run(stage: GrpoStage, run: StageRun) -> None:
                 for minibatch in minibatches(rollout.scored, advantages_PG, stage)
             ]
         with clock("sync"):
-            push_weights(parts.policy.model, parts.engine, version=step)
+            checked = parts.push_weights(parts.policy.model, version=step)
 
-        figures = step_figures(rollout, tallies, clock, kl_PG) | evaluate_if_due(parts, step)
+        figures = step_figures(rollout, tallies, clock, kl_PG) | checked | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
         figures |= between_steps(parts, step, figures)
         advance(training, rollout.consumed, figures, samples)
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)
+    parts.engine.close()
     finish(training)

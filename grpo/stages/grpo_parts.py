@@ -23,9 +23,10 @@ from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
 from grpo.rollout.engine import Engine
+from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.stopping import decode
-from grpo.rollout.transformers_engine import TransformersEngine, check_room
-from grpo.rollout.weights import push_weights
+from grpo.rollout.transformers_engine import check_room
+from grpo.rollout.weights import WeightPush
 from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
@@ -46,6 +47,7 @@ class Parts:
     policy: Policy
     reference: Reference | None
     engine: Engine
+    push_weights: WeightPush
     task: Task
     source: RolloutSource
     learner: Learner
@@ -75,17 +77,19 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     policy = starting_policy(run)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
-    prompts = [task.problems.prompt_ids[problem.id] for problem in task.problems.train]
+    prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
     check_room(policy.model, prompts, stage.rollout.max_new_tokens)
     reference = make_reference(policy) if stage.kl.beta > 0 else None
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
-    engine = TransformersEngine(policy.model, policy.tokenizer, stage.rollout.max_concurrent, stage.precision)
-    push_weights(policy.model, engine, version=training.progress.step)
+    work = Work(prompts, stage.rollout.max_new_tokens, stage.rollout.temperature, stage.precision)
+    engine = make_engine(stage.rollout, policy, work)
+    push_weights = WeightPush(engine, probe_of(stage.rollout, policy, work))
+    push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
     source = RolloutSource(stage, run, task, engine, saved)
-    parts = Parts(stage, run, policy, reference, engine, task, source, learner, training)
+    parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
         run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)

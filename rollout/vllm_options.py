@@ -1,0 +1,114 @@
+"""From a recipe's settings and a model's config to the arguments that vLLM starts with. Nothing of vLLM is imported."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from grpo.engine_settings import EngineSettings
+from grpo.families import EngineOptions, family_of
+from grpo.types import UserError
+
+WORKER_EXTENSION = "grpo.rollout.vllm_worker.PolicyWeights"
+
+MOST_CPU_CACHE_GB = 4.0
+"""Keys and values on a CPU when the recipe says nothing: more than this and sequences wait for each other."""
+
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU, the smallest that its kernels take: whole blocks of a prompt are shared by its
+completions."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine is to sample: the longest prompt and completion together, in tokens, and the LoRA rank or 0."""
+
+    longest: int
+    lora_rank: int = 0
+
+
+def vllm_options(
+    settings: EngineSettings, path: str, config: Any, dtype: Literal["float32", "bfloat16"], load: Load, on_cpu: bool
+) -> EngineOptions:
+    """The arguments of `vllm.LLM`, which are the flags of `vllm serve` too, and environment variables.
+
+    Raises:
+        UserError: vLLM cannot serve the architecture.
+    """
+    family = family_of(config).engine_options(config, on_cpu)
+    eager = on_cpu if settings.vllm.eager is None else settings.vllm.eager
+    arguments: dict[str, Any] = {
+        "model": path,
+        "dtype": dtype,
+        "hf_overrides": {key: getattr(config, key) for key in family_of(config).config_keys},
+        "max_model_len": _model_length(config, load),
+        "max_num_seqs": settings.max_concurrent,
+        "enforce_eager": eager,
+        "logprobs_mode": "processed_logprobs",  # vLLM's default leaves out the temperature
+        "generation_config": "vllm",  # not the model's own, whose top_k would bend what is sampled
+        "worker_extension_cls": WORKER_EXTENSION,
+        "enable_prefix_caching": True,
+        "seed": 0,
+        "trust_remote_code": False,
+        **_memory(settings, config, dtype, load, on_cpu),
+        **(family.arguments if eager else {}),
+    }
+    if load.lora_rank:
+        arguments |= {"enable_lora": True, "max_lora_rank": _served_rank(load.lora_rank), "max_loras": 1}
+    return EngineOptions(arguments, {**_environment(on_cpu), **family.environment})
+
+
+def on_cpu() -> bool:
+    """Whether vLLM runs on the CPU here."""
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def cache_bytes_per_token(config: Any, dtype: str) -> int:
+    """Keys and values of one token over all layers. Latent attention is counted as the heads that it expands to."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    nope, rope = getattr(text, "qk_nope_head_dim", None), getattr(text, "qk_rope_head_dim", None)
+    if nope is not None and rope is not None:
+        heads, head = text.num_attention_heads, nope + rope
+    else:
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head * (4 if dtype == "float32" else 2)
+
+
+def _model_length(config: Any, load: Load) -> int:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return load.longest if positions is None else min(load.longest, positions)
+
+
+def _memory(settings: EngineSettings, config: Any, dtype: str, load: Load, on_cpu: bool) -> Mapping[str, Any]:
+    gigabytes = settings.vllm.kv_cache_gb
+    if not on_cpu:
+        share: dict[str, Any] = {"gpu_memory_utilization": settings.vllm.memory_share}
+        exact = {} if gigabytes is None else {"kv_cache_memory_bytes": int(gigabytes * 1e9)}
+        return share | exact | {"enable_sleep_mode": settings.vllm.sleep_level > 0}
+    one = cache_bytes_per_token(config, dtype) * (_model_length(config, load) + CPU_BLOCK)
+    wanted = min(settings.max_concurrent * one, MOST_CPU_CACHE_GB * 1e9)
+    # Never less than one whole sequence, which vLLM asks for.
+    size = gigabytes * 1e9 if gigabytes is not None else max(wanted, 2 * one)
+    return {"kv_cache_memory_bytes": int(size), "block_size": CPU_BLOCK}
+
+
+def _environment(on_cpu: bool) -> dict[str, str]:
+    """Variables that must be set before vLLM starts; the user's own come first."""
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if not on_cpu:
+        return quiet
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    # Named cores: with the default binding a learner in this process loses a quarter of its speed.
+    return quiet | {"VLLM_CPU_OMP_THREADS_BIND": cores}
+
+
+def _served_rank(rank: int) -> int:
+    """The smallest rank that vLLM has kernels for and that holds `rank`."""
+    served = (8, 16, 32, 64, 128, 256, 320, 512)
+    for candidate in served:
+        if rank <= candidate:
+            return candidate
+    raise UserError(f"model.lora.rank: vLLM serves adapters up to rank {served[-1]}, got {rank}: set vllm.lora: merged")
