@@ -1,5 +1,7 @@
 """A policy's weights as `save_pretrained` would write them: the names and shapes that other programs load."""
 
+from typing import Any, cast
+
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -42,7 +44,7 @@ def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
     total = weight.float()
     for adapter in layer.active_adapters:
         if adapter in layer.lora_A:
-            total = total + layer.get_delta_weight(adapter).float()  # type: ignore[operator]
+            total = total + cast(Any, layer).get_delta_weight(adapter).float()
     return total.to(weight.dtype)
 
 

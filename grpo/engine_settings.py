@@ -11,7 +11,7 @@ UNCORRECTABLE = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_pena
 
 
 class CheckSettings(Settings):
-    """Fixed prompts that the engine continues after every push of weights, their probabilities held to the learner's."""
+    """Fixed prompts that the engine continues after every push of weights, each token judged by the learner too."""
 
     sequences: Count = Field(2, description="prompts of the check")
     tokens: Count = Field(8, description="new tokens of each")
@@ -29,7 +29,8 @@ class VllmSettings(Settings):
     )
     eager: bool | None = Field(None, description="without compiled graphs; left out: on a CPU, where they start slowly")
     kv_cache_gb: Positive | None = Field(
-        None, description="keys and values; left out, what max_concurrent completions take, on a GPU what memory_share leaves"
+        None,
+        description="keys and values; left out: for max_concurrent completions, on a GPU what memory_share leaves",
     )
     memory_share: Annotated[Share, Field(gt=0)] = Field(0.4, description="of a GPU's memory, weights included")
     sleep_level: Literal[0, 1, 2] = Field(
@@ -44,7 +45,9 @@ class ServerSettings(Settings):
     urls: list[str] | None = Field(None, min_length=1)
     tensor_parallel: Count = Field(1, description="GPUs of a server that is started here")
     key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
-    deadline_s: Positive = Field(300.0, description="seconds without a finished completion before a server counts as hung")
+    deadline_s: Positive = Field(
+        300.0, description="seconds without a finished completion before a server counts as hung"
+    )
     start_s: Positive = Field(600.0, description="seconds that a server may take to start")
 
     @model_validator(mode="after")

