@@ -1,26 +1,17 @@
-"""From trajectories to packed micro-batches: whole sequences end to end, no padding, split by a token budget.
+"""From trajectories to packed micro-batches: completions of one prompt lie behind it, no padding, within a token budget.
 
-Axes: S sequences of a micro-batch, T tokens, N of them trained on.
+Axes: S sequences of a micro-batch, T packed tokens, N of them trained on.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from grpo.types import Batch, PackedTokens
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """A prompt and the tokens after it that are trained on."""
-
-    prompt_ids: tuple[int, ...]
-    target_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.target_ids)
+from grpo.split import split
+from grpo.types import Batch, PackedGroup, PackedTokens, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -37,25 +28,34 @@ class Trajectory:
 
 
 def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedTokens:
-    """Lay sequences end to end.
+    """Lay sequences end to end; neighbours with the same prompt share it.
 
-    Two sequences (prompt 5 6, targets 7 8) and (prompt 9, target 4) give tokens 5 6 7 8 9 4 at positions 0 1 2 3 0 1,
-    and the targets 7 8 4 are predicted at indices 1 2 4.
+    Three sequences, prompt 5 6 with targets 7 8 and with targets 3 4 2, and prompt 9 with target 4, give the tokens
+    5 6 7 3 4 9 at positions 0 1 2 2 3 0. The targets 7 8 3 4 2 4 are predicted at indices 1 2 1 3 4 5: the prompt's last
+    token predicts the first token of every completion.
     """
     token_ids: list[int] = []
     positions: list[int] = []
     predictors: list[int] = []
-    owners: list[int] = []
-    for index, sequence in enumerate(sequences):
-        start = len(token_ids) + len(sequence.prompt_ids)
-        predictors += range(start - 1, start - 1 + len(sequence.target_ids))
-        owners += [index] * len(sequence.target_ids)
-        positions += range(len(sequence))
-        token_ids += [*sequence.prompt_ids, *sequence.target_ids]
+    groups = []
+    for prompt_ids, members in groupby(sequences, lambda sequence: sequence.prompt_ids):
+        last = len(token_ids) + len(prompt_ids) - 1
+        token_ids += prompt_ids
+        positions += range(len(prompt_ids))
+        lengths = []
+        for sequence in members:
+            own = sequence.target_ids[:-1]
+            start = len(token_ids)
+            predictors += [last, *range(start, start + len(own))] if sequence.target_ids else []
+            positions += range(len(prompt_ids), len(prompt_ids) + len(own))
+            token_ids += own
+            lengths.append(len(own))
+        groups.append(PackedGroup(len(prompt_ids), tuple(lengths)))
     targets = [token for sequence in sequences for token in sequence.target_ids]
+    owners = [index for index, sequence in enumerate(sequences) for _ in sequence.target_ids]
     columns = (token_ids, positions, predictors, targets, owners)
     whole = [torch.tensor(column, dtype=torch.long, device=device) for column in columns]  # an empty one is float
-    return PackedTokens(tuple(map(len, sequences)), *whole)
+    return PackedTokens(tuple(groups), *whole, sequence_tokens=sum(map(len, sequences)))
 
 
 def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batch:
@@ -73,27 +73,9 @@ def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batc
     )
 
 
-def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices so that no group holds more than `budget` tokens, unless a single sequence does.
-
-    Best-fit decreasing: the longest first, each into the fullest group that still has room. The result depends on the
-    lengths alone. Budget 10 and lengths 4 7 3 6 give [1, 2] and [3, 0].
-    """
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fitting = [g for g, left in enumerate(room) if left >= lengths[index]]
-        if fitting:
-            best = min(fitting, key=lambda g: room[g])
-            groups[best].append(index)
-            room[best] -= lengths[index]
-        else:
-            groups.append([index])
-            room.append(budget - lengths[index])
-    return groups
-
-
-def micro_batches(trajectories: Sequence[Trajectory], budget: int, device: torch.device) -> list[Batch]:
-    """Split the trajectories of a minibatch by a token budget."""
-    groups = split_by_tokens([len(t.tokens) for t in trajectories], budget)
-    return [make_batch([trajectories[i] for i in group], device) for group in groups]
+def micro_batches(
+    trajectories: Sequence[Trajectory], budget: int, device: torch.device, processes: int = 1, share: bool = True
+) -> list[Batch]:
+    """Split the trajectories of a minibatch by a token budget; see `grpo.split`."""
+    parts = split([t.tokens for t in trajectories], budget, processes, share)
+    return [make_batch([trajectories[i] for i in part], device) for part in parts]

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from grpo.batch import TokenSequence, Trajectory
+from grpo.batch import Trajectory
 from grpo.losses.aggregation import sequence_weights
 from grpo.recipe import GrpoStage
-from grpo.types import Completion, Group, ScoredGroup
+from grpo.types import Completion, Group, ScoredGroup, TokenSequence
 
 MaskReason = Literal["unscorable", "truncated"]
 

@@ -1,74 +1,188 @@
 """The policy's forward pass over packed sequences, and the check that packing mixes nothing.
 
-Axes: T packed tokens, N of them trained on, V vocabulary.
+A model whose attention is ours computes a shared prompt once. Any other model gets its sequences as padded rows.
+
+Axes: T packed tokens, S sequences, L tokens of the longest, N tokens trained on, D hidden units, V vocabulary.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.batch import TokenSequence, pack
-from grpo.kernels.logprobs import token_logprobs, token_logprobs_and_entropy
+from grpo.batch import pack
+from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
+from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
-from grpo.types import PackedTokens, UserError
+from grpo.types import PackedTokens, TokenSequence
 
-PACKING_TOLERANCE = 1e-2
-"""Largest difference of a log-probability between packed and separate passes: bf16 rounding stays below it."""
+TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
+ROUNDED_TOLERANCE = 1e-1
+"""Largest difference of a log-probability between two ways to compute it: rounding, in half precision too, stays below."""
+
+OWN_LOGITS = "_grpo_own_logits"
+"""Marks a model whose logits are no linear head's: they come from its own forward pass, all at once."""
 
 
-def target_logits(model: nn.Module, tokens: PackedTokens) -> Tensor:
-    """Logits (N, V) of the target tokens alone.
+# --- scores -----------------------------------------------------------------------------------------------------------
 
-    Where the model's attention is ours, `packed_lengths` tells it the sequences apart; elsewhere positions that start
-    again at 0 tell transformers, which then masks.
-    """
-    ours = model.config._attn_implementation == PACKED  # type: ignore[union-attr]
-    output = model(
-        input_ids=tokens.token_ids_T[None],
-        position_ids=tokens.position_ids_T[None],
-        logits_to_keep=tokens.predictor_N,
-        use_cache=False,
-        **({"packed_lengths": tokens.lengths} if ours else {}),
-    )
-    return output.logits[0].float()
+
+def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> TokenScores:
+    """The target tokens' log-probabilities at a sampling temperature, and more about their distributions, in float32."""
+    base = _base(model)
+    rules = _logit_rules(base, temperature)
+    if getattr(base, OWN_LOGITS, False):
+        hidden_NV = _own_logits(base, tokens)
+        return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
+    hidden_ND = _target_hidden(base, tokens)
+    head = base.get_output_embeddings()
+    if type(head) is nn.Linear:
+        return head_scores(hidden_ND, head.weight, head.bias, tokens.target_ids_N, rules)
+    return module_scores(hidden_ND, cast(Any, head), tokens.target_ids_N, rules)
 
 
 def target_logprobs(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (N,) of the target tokens at a sampling temperature, in float32."""
-    return token_logprobs(target_logits(model, tokens) / temperature, tokens.target_ids_N)
+    return target_scores(model, tokens, temperature).logprobs_N
 
 
-def target_logprobs_and_entropy(model: nn.Module, tokens: PackedTokens, temperature: float) -> tuple[Tensor, Tensor]:
-    """As `target_logprobs`, and the entropy (N,) in nats of the distributions they come from."""
-    return token_logprobs_and_entropy(target_logits(model, tokens) / temperature, tokens.target_ids_N)
+def packs(model: nn.Module) -> bool:
+    """Whether the model computes a shared prompt once; elsewhere each sequence is a row with a prompt of its own."""
+    return bool(_base(model).config._attn_implementation == PACKED)
+
+
+def _base(model: nn.Module) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def _logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
+    """What the architecture does with its head's output: Gemma 2 caps it, Cohere and Granite scale it."""
+    config: Any = base.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return LogitRules(scale, getattr(config, "final_logit_softcapping", None), temperature)
+
+
+# --- the layouts ------------------------------------------------------------------------------------------------------
+
+
+def _target_hidden(base: PreTrainedModel, tokens: PackedTokens) -> Tensor:
+    """Final hidden states (N, D) where the targets are predicted."""
+    inputs, index_N = _inputs(base, tokens)
+    hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, index_N)
+
+
+def _own_logits(base: PreTrainedModel, tokens: PackedTokens) -> Tensor:
+    inputs, index_N = _inputs(base, tokens)
+    return base(**inputs, use_cache=False).logits.flatten(0, 1).index_select(0, index_N)
+
+
+def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any], Tensor]:
+    """What the model is called with, and where in its output, rows laid end to end, the targets are predicted."""
+    if not packs(base):
+        return _rows(tokens)
+    # transformers hands a mask of four axes on as it is, so that it builds none: ours follows from the packing.
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.token_ids_T.device)
+    inputs = {
+        "input_ids": tokens.token_ids_T[None],
+        "position_ids": tokens.position_ids_T[None],
+        "attention_mask": no_mask,
+        "packing": Layout(tokens.groups, tokens.token_ids_T.device),
+    }
+    return inputs, tokens.predictor_N
+
+
+def _rows(tokens: PackedTokens) -> tuple[dict[str, Any], Tensor]:
+    """Sequences as rows (S, L) with padding on the right, which nothing before it sees."""
+    rows, start = [], 0
+    for prompt, completions in tokens.groups:
+        own = start + prompt
+        for length in completions:
+            rows.append(torch.cat([torch.arange(start, start + prompt), torch.arange(own, own + length)]))
+            own += length
+        start = own
+    index_SL = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(tokens.token_ids_T.device)
+    lengths_S1 = torch.tensor([[len(row)] for row in rows], device=index_SL.device)
+    valid_SL = torch.arange(index_SL.shape[1], device=index_SL.device) < lengths_S1
+    inputs = {"input_ids": tokens.token_ids_T[index_SL], "attention_mask": valid_SL.long()}
+    return inputs, tokens.sequence_N * index_SL.shape[1] + tokens.position_ids_T[tokens.predictor_N]
+
+
+# --- preparing a model ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model attention over packed sequences where its architecture lets it be replaced, and check it.
+def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give the model attention over packed groups where its architecture lets it be replaced, and check it.
 
-    Stops if a sequence's log-probabilities depend on what is packed beside it.
-
-    Raises:
-        UserError: the architecture does not tell packed sequences apart by their positions.
+    Returns what a user should know: that the model falls back to padded rows, or to logits held whole, because the fast
+    way does not give what its own forward pass gives.
     """
-    base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-    if base._can_set_attn_implementation():
-        base.set_attn_implementation(PACKED)
-    device = next(model.parameters()).device
-    ids = [tuple((7 * i + 3 * j) % len(tokenizer) for i in range(6)) for j in range(3)]
-    sequences = [TokenSequence(row[:3], row[3:]) for row in ids]
+    base = _base(model)
     was_training = model.training
     model.eval()
-    together = target_logprobs(model, pack(sequences, device))
-    apart = torch.cat([target_logprobs(model, pack([sequence], device)) for sequence in sequences])
+    notes = [*_choose_head(base, tokenizer), *_choose_layout(base, tokenizer)]
     model.train(was_training)
-    worst = (together - apart).abs().max().item()
-    if not worst <= PACKING_TOLERANCE:
-        raise UserError(
-            f"model: {type(model).__name__} mixes sequences that are packed side by side (a log-probability moves by "
-            f"{worst:.2g}, expected at most {PACKING_TOLERANCE}): choose an architecture with plain causal attention"
-        )
+    return notes
+
+
+def _choose_head(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    tokens = _trial(base, tokenizer)
+    logits_NV = _own_logits(base, tokens).float()
+    own_N = logits_NV.log_softmax(-1).gather(1, tokens.target_ids_N[:, None]).squeeze(1)
+    try:
+        worst = (target_logprobs(base, tokens) - own_N).abs().max().item()
+    except (AttributeError, TypeError, RuntimeError) as error:
+        worst, reason = float("inf"), " ".join(str(error).split())[:200]
+    else:
+        reason = f"a log-probability of its own logits is off by {worst:.2g}"
+    if worst <= _tolerance(base):
+        return []
+    setattr(base, OWN_LOGITS, True)
+    return [f"{type(base).__name__}: logits are computed whole, which takes memory: no plain linear head ({reason})"]
+
+
+def _choose_layout(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    tokens, before = _trial(base, tokenizer), base.config._attn_implementation
+    reason = "its attention cannot be replaced"
+    if base._can_set_attn_implementation():
+        try:
+            base.set_attn_implementation(PACKED)
+            worst = (target_logprobs(base, tokens) - _apart(base, tokenizer)).abs().max().item()
+            if worst <= _tolerance(base):
+                return []
+            reason = f"packed side by side, sequences change each other's log-probabilities by {worst:.2g}"
+        except (NotImplementedError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+        base.set_attn_implementation(before)
+    return [f"{type(base).__name__}: sequences are padded to the longest, and prompts repeated: {reason}"]
+
+
+def _apart(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What the trial's log-probabilities are when every sequence goes through the model by itself."""
+    rows = []
+    for sequence in _trial_sequences(tokenizer):
+        ids = torch.tensor([[*sequence.prompt_ids, *sequence.target_ids]], device=base.device)
+        logits_LV = base(input_ids=ids, use_cache=False).logits[0, len(sequence.prompt_ids) - 1 : -1].float()
+        rows.append(logits_LV.log_softmax(-1).gather(1, ids[0, len(sequence.prompt_ids) :, None]).squeeze(1))
+    return torch.cat(rows)
+
+
+def _trial(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PackedTokens:
+    return pack(_trial_sequences(tokenizer), base.device)
+
+
+def _trial_sequences(tokenizer: PreTrainedTokenizerBase) -> list[TokenSequence]:
+    """Two completions of one prompt and one of another."""
+    ids = [tuple((7 * i + 3 * j + 1) % len(tokenizer) for i in range(6)) for j in range(3)]
+    return [
+        TokenSequence(ids[0][:3], ids[0][3:]),
+        TokenSequence(ids[0][:3], ids[1][2:]),
+        TokenSequence(ids[2][:2], ids[2]),
+    ]
+
+
+def _tolerance(base: PreTrainedModel) -> float:
+    return TOLERANCE.get(base.dtype, ROUNDED_TOLERANCE)

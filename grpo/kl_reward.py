@@ -9,14 +9,15 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from grpo.batch import make_batch, split_by_tokens
+from grpo.batch import make_batch
 from grpo.experience import token_trajectory
-from grpo.forward import target_logprobs
+from grpo.forward import packs, target_logprobs
 from grpo.learner import Learner
 from grpo.losses.aggregation import sequence_sum
 from grpo.losses.kl import kl_penalty
 from grpo.policy import Reference
 from grpo.recipe import GrpoStage
+from grpo.split import split
 from grpo.types import ScoredGroup
 
 
@@ -28,9 +29,10 @@ def sequence_kl(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learne
     """
     accelerator = learner.accelerator
     trajectories = [token_trajectory(group.group, c) for group in scored for c in group.group.completions]
-    groups = split_by_tokens([len(t.tokens) for t in trajectories], stage.tokens_per_micro_batch)
+    processes, share = accelerator.num_processes, packs(learner.model)
+    groups = split([t.tokens for t in trajectories], stage.tokens_per_micro_batch, processes, share)
     mine: list[tuple[int, float]] = []
-    for indices in groups[accelerator.process_index :: accelerator.num_processes]:
+    for indices in groups[accelerator.process_index :: processes]:
         batch = make_batch([trajectories[i] for i in indices], accelerator.device)
         with learner.autocast(), reference.model() as ref:
             ref_logprobs_N = target_logprobs(ref, batch.tokens, stage.rollout.temperature)

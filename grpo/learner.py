@@ -6,6 +6,7 @@ processes changes it.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from grpo.activations import recompute_layers
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
 from grpo.tally import Tally
@@ -44,11 +46,19 @@ class Learner:
         self.total_steps = total_steps
         self.accelerator = accelerator
         self.optimizer = make_optimizer(model, settings)
+        if settings.activations == "recompute":
+            recompute_layers(model)
         self.bad_steps_in_a_row = 0
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes."""
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def activations(self) -> AbstractContextManager[object]:
+        """Where what the backward pass needs is kept during the forward pass."""
+        if self.settings.activations != "offload":
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=self.accelerator.device.type == "cuda")
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
@@ -71,7 +81,7 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
     learner.optimizer.zero_grad(set_to_none=True)
     here = learner.accelerator.process_index
     for batch in batches[here :: learner.accelerator.num_processes]:
-        with learner.autocast():
+        with learner.autocast(), learner.activations():
             loss, figures = objective(learner.model, batch)
         loss.backward()
         tally.merge(figures.add("loss", loss.item()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from grpo.forward import target_logprobs, target_logprobs_and_entropy
+from grpo.forward import target_logprobs, target_scores
 from grpo.losses import Loss
 from grpo.losses.kl import kl_penalty
 from grpo.policy import Reference
@@ -30,12 +30,12 @@ class PolicyGradient:
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tally]:
         """The micro-batch's share of the minibatch's loss, and figures about its tokens."""
         ref_logprobs_N = self._ref_logprobs(batch)
-        policy_logprobs_N, entropy_N = target_logprobs_and_entropy(model, batch.tokens, self.temperature)
+        policy_logprobs_N, entropy_N, likeliest_N = target_scores(model, batch.tokens, self.temperature)
         token = self.surrogate(policy_logprobs_N, batch.sampler_logprobs_N, batch.advantages_N, batch.tokens.sequence_N)
         loss_N = token.loss_N - self.entropy_coefficient * entropy_N
         tally = _drift(policy_logprobs_N, batch.sampler_logprobs_N)
         tally.tokens("ratio/clipped", token.clipped_N.float()).tokens("entropy", entropy_N)
-        tally.add("tokens", batch.tokens.token_ids_T.numel())
+        tally.tokens("likeliest", likeliest_N).add("tokens", batch.tokens.sequence_tokens)
         if ref_logprobs_N is not None:
             kl_N = kl_penalty(policy_logprobs_N, batch.sampler_logprobs_N, ref_logprobs_N, self.kl.estimator)
             loss_N = loss_N + self.kl.beta * kl_N
@@ -64,4 +64,4 @@ class CrossEntropy:
     def __call__(self, model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tally]:
         """The micro-batch's share of the step's mean, and its own figures."""
         logprobs_N = target_logprobs(model, tokens)
-        return -logprobs_N.sum() / self.total_tokens, Tally().add("tokens", tokens.token_ids_T.numel())
+        return -logprobs_N.sum() / self.total_tokens, Tally().add("tokens", tokens.sequence_tokens)

@@ -1,22 +1,42 @@
 """AdamW and its learning-rate schedule."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from grpo.recipe import TrainingSettings
+from grpo.types import UserError
 
 
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters; vectors (norms, biases) are not decayed.
+
+    Raises:
+        UserError: the recipe asks for 8 bits and the library for them is missing.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     betas = settings.beta1, settings.beta2
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=betas, eps=settings.adam_epsilon)
+    common: dict[str, Any] = {"lr": settings.lr, "betas": betas, "eps": settings.adam_epsilon}
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw_8bit":
+        return _eight_bit()(groups, **common)
+    return torch.optim.AdamW(groups, **common, fused=True)  # one pass over the weights: a tenth of a step's time
+
+
+def _eight_bit() -> Any:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise UserError(
+            "optimizer: adamw_8bit needs the package torchao: pip install 'grpo-train[8bit]', or optimizer: adamw"
+        ) from None
+    return AdamW8bit
 
 
 def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:

@@ -145,7 +145,11 @@ class TrainingSettings(Settings):
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive = 1.0
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, the weights themselves keep dtype")
-    tokens_per_micro_batch: Count = 4096
+    tokens_per_micro_batch: Count = Field(4096, description="tokens computed at a time, a shared prompt counted once")
+    activations: Literal["keep", "recompute", "offload"] = Field(
+        "keep", description="between forward and backward pass: kept, computed twice, or moved to the CPU's memory"
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit needs the extra 8bit")
     max_bad_steps: Count = Field(3, description="non-finite steps in a row before the run stops")
     checkpoint_every: Count = Field(10, description="steps between checkpoints")
     keep_last: Count = Field(2, description="checkpoints kept, the newest ones")

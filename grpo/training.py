@@ -48,7 +48,8 @@ def starting_policy(run: StageRun) -> Policy:
             "model.dtype is bfloat16: an update smaller than 1/256 of a weight is lost; dtype: float32 with a stage's "
             "precision: bf16 keeps it"
         )
-    prepare_packing(policy.model, policy.tokenizer)
+    for note in prepare_packing(policy.model, policy.tokenizer):
+        run.display.note(note)
     return policy
 
 

@@ -5,7 +5,7 @@ Problem -> Group (of Completions) -> ScoredGroup -> Batch
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -81,19 +81,40 @@ class ScoredGroup:
 
 
 @dataclass(frozen=True)
-class PackedTokens:
-    """S whole sequences (prompt and completion) laid end to end, without padding, in T tokens.
+class TokenSequence:
+    """A prompt and the tokens after it that are trained on."""
 
-    `position_ids_T` starts again at 0 with each sequence. N of the T tokens are targets: `target_ids_N` is predicted
-    at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.target_ids)
+
+
+class PackedGroup(NamedTuple):
+    """Lengths of a prompt and of the parts of its completions that lie behind it, one after the other."""
+
+    prompt: int
+    completions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """S sequences (prompt and completion) laid end to end, without padding, in T tokens; a shared prompt lies there once.
+
+    `groups` says what lies where: each is a prompt and, right after it, its completions without their last tokens, which
+    predict nothing. A completion's `position_ids_T` go on where its prompt's end. N tokens are targets: `target_ids_N` is
+    predicted at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
+    `sequence_tokens` counts the tokens of all S sequences as if each had a prompt of its own.
     """
 
-    lengths: tuple[int, ...]
+    groups: tuple[PackedGroup, ...]
     token_ids_T: Tensor
     position_ids_T: Tensor
     predictor_N: Tensor
     target_ids_N: Tensor
     sequence_N: Tensor
+    sequence_tokens: int
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,28 @@
-"""Causal attention over sequences that are packed end to end: each one by itself, without a mask over all of them.
+"""The attention of packed micro-batches, registered with transformers under `PACKED`.
 
-Registered with transformers under `PACKED`. A call that brings no lengths (decoding with a cache) is plain sdpa.
+A call with a `packing` (a Layout) attends within its groups: on a CPU by matrix products, on a GPU by FlexAttention. A
+call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
 
-Axes: T packed tokens, S sequences of a bucket, L tokens of its longest, H heads, D head size.
+Axes: T packed tokens, H heads, D head size.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from grpo.kernels.flex import flexible_attention
+from grpo.kernels.layout import Layout
+from grpo.kernels.plain_attention import Rules
+from grpo.kernels.prefix_attention import prefix_attention
 
 PACKED = "grpo_packed"
 
-LONGEST_TO_SHORTEST = 1.25
-"""Sequences of a bucket are padded to its longest: at most this factor more work than without."""
+UNKNOWN_TERMS = ("s_aux", "position_bias", "head_mask")
+"""What an architecture may add to the softmax that is not computed here: attention sinks, biases, masked heads."""
 
 
 def packed_attention(
@@ -26,60 +31,66 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packed_lengths: Sequence[int] | None = None,
+    packing: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention call: query (1, H, T, D), result (1, T, H, D).
 
-    `packed_lengths` are the lengths of the packed sequences, in order. Without them, or where a window is shorter than
-    a sequence, `attention_mask` says it all.
+    Raises:
+        NotImplementedError: the architecture's attention has a term that is unknown here.
     """
-    windowed = sliding_window is not None and packed_lengths is not None and max(packed_lengths) > sliding_window
-    if packed_lengths is None or windowed:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    buckets = _buckets(packed_lengths, query.device)
-    # Right padding needs no mask: a token attends to earlier ones only, and padding is later than all of them.
-    attended = []
-    for index_SL, valid_SL in buckets:
-        rows = _rows(query, index_SL), _rows(key, index_SL), _rows(value, index_SL)
-        attended_SLHD, _ = sdpa_attention_forward(module, *rows, None, is_causal=True, **kwargs)
-        attended.append(attended_SLHD[valid_SL])
-    order_T = torch.cat([index_SL[valid_SL] for index_SL, valid_SL in buckets]).argsort()
-    return torch.cat(attended).index_select(0, order_T)[None], None
+    _check_terms(module, kwargs)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if packing is None:
+        if softcap is None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return capped_attention(query, key, value, attention_mask, scale, softcap, dropout), None
+    rules = Rules(scale, softcap, sliding_window)
+    if dropout:  # supervised training of the few architectures that drop attention weights
+        return masked_attention(query, key, value, packing, rules, dropout), None
+    attend = prefix_attention if query.device.type == "cpu" else flexible_attention
+    return attend(query, key, value, packing, rules), None
 
 
-def masked_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The reference: one attention over all T tokens under a block-diagonal causal mask."""
-    owner_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(query.device)
-    mask_TT = (owner_T[:, None] == owner_T[None]).tril()
-    return sdpa_attention_forward(module, query, key, value, mask_TT[None, None])[0]
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, rules: Rules, dropout: float = 0.0
+) -> Tensor:
+    """The reference: one attention over all T tokens under a (T, T) mask."""
+    visible_TT = layout.visible(rules.window)[None, None]
+    return capped_attention(query, key, value, visible_TT, rules.scale, rules.softcap, dropout)
 
 
-def _rows(tensor: Tensor, index_SL: Tensor) -> Tensor:
-    """The packed tokens (1, H, T, D) as padded rows (S, H, L, D)."""
-    rows = tensor[0].index_select(1, index_SL.flatten())
-    return rows.unflatten(1, index_SL.shape).transpose(0, 1)
+def capped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Plain attention with a softcap, which torch's has not. Without a mask, the queries are the last of the keys."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    scores = (query @ key.mT).to(torch.promote_types(query.dtype, torch.float32)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        rows, columns = scores.shape[-2:]
+        mask = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril(columns - rows)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    weights = nn.functional.dropout(scores.softmax(-1).to(value.dtype), dropout)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
-def _buckets(lengths: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Token indices (S, L) of sequences of similar length, and which of them are no padding."""
-    lengths_S = torch.tensor(lengths)
-    starts_S = lengths_S.cumsum(0) - lengths_S
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and lengths[i] <= LONGEST_TO_SHORTEST * lengths[groups[-1][0]]:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    buckets = []
-    for group in groups:
-        offset_L = torch.arange(lengths[group[-1]])
-        valid_SL = offset_L < lengths_S[group, None]
-        index_SL = (starts_S[group, None] + offset_L).where(valid_SL, starts_S[group, None])
-        buckets.append((index_SL.to(device), valid_SL.to(device)))
-    return buckets
+def _check_terms(module: nn.Module, kwargs: dict[str, Any]) -> None:
+    unknown = [name for name in UNKNOWN_TERMS if kwargs.get(name) is not None]
+    if unknown or not getattr(module, "is_causal", True):
+        raise NotImplementedError(f"{type(module).__name__} attends with {', '.join(unknown) or 'no causal mask'}")
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,34 +1,37 @@
-import random
-
 import pytest
 import torch
 
-from grpo.batch import TokenSequence, Trajectory, make_batch, micro_batches, pack, split_by_tokens
+from grpo.batch import Trajectory, make_batch, micro_batches, pack
+from grpo.types import PackedGroup, TokenSequence
 
 CPU = torch.device("cpu")
-LONG, SHORT = TokenSequence((5, 6), (7, 8)), TokenSequence((9,), (4,))
+LONG, SHORT, OTHER = TokenSequence((5, 6), (7, 8)), TokenSequence((9,), (4,)), TokenSequence((5, 6), (3, 4, 2))
 
 
 def test_packing_by_hand() -> None:
-    packed = pack([LONG, SHORT], CPU)
-    assert packed.lengths == (4, 2)
-    assert packed.token_ids_T.tolist() == [5, 6, 7, 8, 9, 4]
-    assert packed.position_ids_T.tolist() == [0, 1, 2, 3, 0, 1]
-    assert packed.predictor_N.tolist() == [1, 2, 4]
-    assert packed.target_ids_N.tolist() == [7, 8, 4]
-    assert packed.sequence_N.tolist() == [0, 0, 1]
+    packed = pack([LONG, OTHER, SHORT], CPU)
+    assert packed.groups == (PackedGroup(2, (1, 2)), PackedGroup(1, (0,)))
+    assert packed.token_ids_T.tolist() == [5, 6, 7, 3, 4, 9]
+    assert packed.position_ids_T.tolist() == [0, 1, 2, 2, 3, 0]
+    assert packed.predictor_N.tolist() == [1, 2, 1, 3, 4, 5]
+    assert packed.target_ids_N.tolist() == [7, 8, 3, 4, 2, 4]
+    assert packed.sequence_N.tolist() == [0, 0, 1, 1, 1, 2]
+    assert packed.sequence_tokens == 4 + 5 + 2
 
 
-def test_a_predictor_stands_just_before_its_target_in_the_same_sequence() -> None:
-    rng = random.Random(0)
-    sequences = [
-        TokenSequence(tuple(rng.choices(range(99), k=p)), tuple(rng.choices(range(99), k=t)))
-        for p, t in [(3, 4), (1, 1), (2, 0), (5, 2)]
-    ]
+def test_only_neighbours_share_a_prompt_so_that_targets_keep_their_order() -> None:
+    packed = pack([LONG, SHORT, OTHER], CPU)
+    assert packed.groups == (PackedGroup(2, (1,)), PackedGroup(1, (0,)), PackedGroup(2, (2,)))
+    assert packed.target_ids_N.tolist() == [7, 8, 4, 3, 4, 2]
+
+
+@pytest.mark.parametrize("own", [(4,), (1, 1), (2, 0, 5)])
+def test_a_predictor_is_the_token_before_its_target_in_the_same_sequence(own: tuple[int, ...]) -> None:
+    sequences = [TokenSequence((90, 91, 92), tuple(range(10 * i, 10 * i + n))) for i, n in enumerate(own)]
     packed = pack(sequences, CPU)
-    assert torch.equal(packed.token_ids_T[packed.predictor_N + 1], packed.target_ids_N)
-    assert torch.equal(packed.position_ids_T[packed.predictor_N + 1], packed.position_ids_T[packed.predictor_N] + 1)
-    assert [int((packed.sequence_N == s).sum()) for s in range(4)] == [4, 1, 0, 2]
+    before = [token for s in sequences for token in (s.prompt_ids + s.target_ids)[2:-1][: len(s.target_ids)]]
+    assert packed.token_ids_T[packed.predictor_N].tolist() == before
+    assert [int((packed.sequence_N == s).sum()) for s in range(len(own))] == list(own)
 
 
 def test_a_sequence_without_targets_keeps_indices_whole_numbers() -> None:
@@ -44,27 +47,12 @@ def test_what_is_known_of_a_trajectory_is_spread_over_its_targets() -> None:
     assert batch.tokens.target_ids_N.tolist() == [7, 8, 4]
 
 
-def test_splitting_by_hand() -> None:
-    assert split_by_tokens([4, 7, 3, 6], 10) == [[1, 2], [3, 0]]
-    assert split_by_tokens([12, 5, 5], 10) == [[0], [1, 2]]
-    assert split_by_tokens([], 10) == []
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_split_holds_every_sequence_once_within_the_budget(seed: int) -> None:
-    rng = random.Random(seed)
-    lengths, budget = [rng.randint(1, 120) for _ in range(50)], 100
-    groups = split_by_tokens(lengths, budget)
-    assert sorted(index for group in groups for index in group) == list(range(50))
-    assert all(len(group) == 1 or sum(lengths[i] for i in group) <= budget for group in groups)
-    # No two groups would fit into one: a later group was opened because nothing earlier had room for its longest.
-    firsts = [lengths[group[0]] for group in groups]
-    assert all(sum(lengths[i] for i in groups[g]) + firsts[g + 1] > budget for g in range(len(groups) - 1))
-
-
-def test_micro_batches_hold_all_trajectories() -> None:
-    sequences = [TokenSequence((1,) * p, (2,) * t) for p, t in [(2, 3), (4, 4), (1, 1), (3, 6)]]
+def test_micro_batches_hold_whole_groups() -> None:
+    sequences = [TokenSequence((p,) * p, (2,) * t) for p, t in [(2, 3), (4, 4), (2, 1), (3, 6)]]
     trajectories = [Trajectory(s, (0.0,) * len(s.target_ids), float(i), 1.0) for i, s in enumerate(sequences)]
-    batches = micro_batches(trajectories, 10, CPU)
-    assert [batch.tokens.lengths for batch in batches] == [(9,), (8, 2), (5,)]
-    assert [batch.advantages_N.unique().tolist() for batch in batches] == [[3.0], [1.0, 2.0], [0.0]]
+    batches = micro_batches(trajectories, 12, CPU)
+    assert [batch.tokens.groups for batch in batches] == [
+        (PackedGroup(2, (2, 0)), PackedGroup(4, (3,))),  # 4 + 7 tokens
+        (PackedGroup(3, (5,)),),
+    ]
+    assert [batch.advantages_N.unique().tolist() for batch in batches] == [[0.0, 1.0, 2.0], [3.0]]

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grpo.batch import TokenSequence, Trajectory, make_batch, micro_batches, pack
+from grpo.batch import Trajectory, make_batch, micro_batches, pack
 from grpo.forward import prepare_packing
 from grpo.losses import LOSSES, make_loss
 from grpo.objective import CrossEntropy, PolicyGradient
 from grpo.policy import Policy, make_reference
 from grpo.recipe import GrpoLoss, KlSettings, LossSettings
+from grpo.types import TokenSequence
 
 CPU = torch.device("cpu")
 TEMPERATURE, BETA, BONUS, CLIP = 0.7, 0.3, 0.05, 0.2
@@ -23,6 +24,8 @@ TRAJECTORIES = [
     Trajectory(TokenSequence((5, 6, 7), (8, 9, 10, 11)), (-2.0, -0.5, -6.0, -3.0), 1.5, 1 / 8),
     Trajectory(TokenSequence((12,), (13, 14)), (-1.0, -4.0), -0.5, 1 / 4),
 ]
+SHARED = [*TRAJECTORIES, Trajectory(TokenSequence((5, 6, 7), (9, 3)), (-3.0, -2.0), -1.0, 1 / 6)]
+"""With another completion of the first prompt."""
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def plain_logits(model: nn.Module, trajectory: Trajectory) -> Tensor:
 def plain_loss(model: nn.Module, reference: nn.Module) -> Tensor:
     """GRPO's formula, token by token (arXiv 2402.03300, eq. 3 and 4), less the bonus times the entropy."""
     total = torch.zeros(())
-    for trajectory in TRAJECTORIES:
+    for trajectory in SHARED:
         policy_NV = plain_logits(model, trajectory).log_softmax(-1)
         with torch.no_grad():
             ref_NV = plain_logits(reference, trajectory).log_softmax(-1)
@@ -66,7 +69,7 @@ def gradient(model: nn.Module, loss: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-@pytest.mark.parametrize("budget", [1, 1000])
+@pytest.mark.parametrize("budget", [1, 9, 1000])
 def test_the_loss_is_grpo_s_formula_in_value_and_gradient(
     models: tuple[PreTrainedModel, PreTrainedModel], byte_tokenizer: Any, budget: int
 ) -> None:
@@ -75,7 +78,7 @@ def test_the_loss_is_grpo_s_formula_in_value_and_gradient(
     expected_gradient = gradient(model, expected)
     prepare_packing(model, byte_tokenizer)
     prepare_packing(reference, byte_tokenizer)
-    losses = [objective(reference)(model, batch)[0] for batch in micro_batches(TRAJECTORIES, budget, CPU)]
+    losses = [objective(reference)(model, batch)[0] for batch in micro_batches(SHARED, budget, CPU)]
     loss = torch.stack(losses).sum()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     assert (gradient(model, loss) - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
@@ -101,17 +104,20 @@ def test_figures_by_a_plain_computation(models: tuple[PreTrainedModel, PreTraine
     model, reference = models
     _, tally = objective(reference)(model, make_batch(TRAJECTORIES, CPU))
     policy, ref, sampler, entropy = [], [], [], []
+    likeliest: list[float] = []
     for trajectory in TRAJECTORIES:
         rows = torch.arange(len(trajectory.tokens.target_ids)), torch.tensor(trajectory.tokens.target_ids)
         policy_NV = plain_logits(model, trajectory).log_softmax(-1)
         policy.append(policy_NV[rows])
         ref.append(plain_logits(reference, trajectory).log_softmax(-1)[rows])
+        likeliest += policy_NV.exp().amax(-1).tolist()
         entropy.append(-(policy_NV.exp() * policy_NV).sum(-1))
         sampler.append(torch.tensor(trajectory.sampler_logprobs))
     gap_N = (torch.cat(policy) - torch.cat(sampler)).abs()
     apart_N = torch.cat(ref) - torch.cat(policy)
     expected = {
         "tokens": 10.0,
+        "likeliest": torch.tensor(likeliest).mean().item(),
         "sampler/mismatch_mean": gap_N.mean().item(),
         "sampler/mismatch_max": gap_N.max().item(),
         "entropy": torch.cat(entropy).mean().item(),

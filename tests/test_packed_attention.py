@@ -1,70 +1,234 @@
-"""Packed attention equals one masked attention over everything, in value and gradient."""
+"""Attention over packed groups equals one masked attention over everything, in value and gradient."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from grpo.batch import TokenSequence, pack
-from grpo.forward import prepare_packing, target_logprobs
-from grpo.kernels.packed_attention import PACKED, masked_attention, packed_attention
+from grpo.batch import pack
+from grpo.forward import packs, prepare_packing, target_scores
+from grpo.kernels import plain_attention
+from grpo.kernels.flex import flexible_attention
+from grpo.kernels.layout import Layout
+from grpo.kernels.packed_attention import PACKED, capped_attention, masked_attention, packed_attention
+from grpo.kernels.plain_attention import Rules
+from grpo.kernels.prefix_attention import prefix_attention
+from grpo.types import PackedGroup, TokenSequence
+
+CPU = torch.device("cpu")
+GROUPS = {
+    "one sequence": [PackedGroup(2, (3,))],
+    "one group": [PackedGroup(7, (3, 9, 1, 4, 9))],
+    "ragged groups": [PackedGroup(1, (30, 2)), PackedGroup(40, (1, 0, 5)), PackedGroup(3, ()), PackedGroup(9, (0, 0))],
+    "many of one": [PackedGroup(5, (n,)) for n in (1, 30, 2, 2, 17)],
+    "longer than a block": [PackedGroup(300, (280, 290)), PackedGroup(2, (270,))],
+}
+RULES = [Rules(0.3), Rules(0.3, softcap=2.0), Rules(0.3, window=4), Rules(0.3, softcap=2.0, window=25)]
+SHAPES = {"MHA": (4, 4, 8, 8), "GQA": (4, 2, 8, 8), "MLA": (4, 4, 12, 8), "wide values": (2, 1, 4, 8)}
 
 
-class Heads(nn.Module):
+def tensors(layout: Layout, shape: tuple[int, ...], seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    """Queries, keys and values, and a gradient of the output."""
+    heads, shared, size, values = shape
+    random_numbers = torch.Generator().manual_seed(seed)
+    shapes = [(heads, size), (shared, size), (shared, values)]
+    inputs = [torch.randn(1, layout.tokens, *s, generator=random_numbers).transpose(1, 2) for s in shapes]
+    return [t.requires_grad_() for t in inputs], torch.randn(1, layout.tokens, heads, values, generator=random_numbers)
+
+
+@pytest.mark.parametrize("rules", RULES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+def test_equals_the_masked_reference(groups: list[PackedGroup], shape: tuple[int, ...], rules: Rules) -> None:
+    layout = Layout(groups, CPU)
+    inputs, upstream = tensors(layout, shape)
+    expected, got = masked_attention(*inputs, layout, rules), prefix_attention(*inputs, layout, rules)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(out, inputs, upstream) for out in (got, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_who_sees_whom_by_hand() -> None:
+    """Prompt p q, completions a b and c: c sees the prompt and itself alone; the next group sees nothing of it."""
+    seen = Layout([PackedGroup(2, (2, 1)), PackedGroup(1, (1,))], CPU).visible().int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_a_window_counts_positions_not_places_in_the_packing() -> None:
+    layout = Layout([PackedGroup(2, (2, 2))], CPU)
+    assert layout.positions.tolist() == [0, 1, 2, 3, 2, 3]
+    assert layout.visible(window=2)[4].tolist() == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("rules", [Rules(0.3), Rules(0.3, softcap=2.0)], ids=str)
+def test_the_plain_gradient_is_autograd_s(rules: Rules) -> None:
+    random_numbers = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, h, n, 8, generator=random_numbers).requires_grad_() for h, n in ((4, 5), (2, 7), (2, 7)))
+    mask = torch.ones(5, 7, dtype=torch.bool).tril(2)
+    expected = capped_attention(q, k, v, mask, rules.scale, rules.softcap).transpose(1, 2)
+    out, lse = plain_attention.attend(q, k, v, mask, rules)
+    torch.testing.assert_close(out, expected)
+    upstream = torch.randn(out.shape, generator=random_numbers)
+    ours = plain_attention.gradients(upstream, q, k, v, out, lse, mask, rules)
+    for one, other in zip(ours, torch.autograd.grad(expected, (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("rules", RULES, ids=str)
+@torch.no_grad()
+def test_the_mask_for_gpus_says_the_same(rules: Rules) -> None:
+    layout = Layout(GROUPS["ragged groups"], CPU)
+    inputs = [tensor.detach() for tensor in tensors(layout, SHAPES["GQA"])[0]]
+    got, expected = flexible_attention(*inputs, layout, rules), masked_attention(*inputs, layout, rules)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rules", RULES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 4, 64, 64), (4, 2, 64, 64), (4, 4, 192, 128)])
+def test_the_kernel_for_gpus_equals_the_reference(shape: tuple[int, ...], rules: Rules) -> None:
+    layout = Layout(GROUPS["longer than a block"], torch.device("cuda"))
+    inputs, upstream = tensors(Layout(layout.groups, CPU), shape)
+    moved, gradient = [t.detach().cuda().requires_grad_() for t in inputs], upstream.cuda()
+    expected, got = masked_attention(*moved, layout, rules), packed_call(*moved, layout, rules)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+    ours, theirs = (torch.autograd.grad(out, moved, gradient) for out in (got, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=5e-3)
+
+
+class Attention(nn.Module):
     is_causal = True
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.num_key_value_groups = groups
+    num_key_value_groups = 2
 
 
-@pytest.mark.parametrize("lengths", [[5], [3, 9, 1, 4, 9], [2] * 7])
-@pytest.mark.parametrize(("groups", "value_size"), [(1, 8), (2, 8), (1, 5)])
-def test_equals_the_masked_reference(lengths: list[int], groups: int, value_size: int) -> None:
+def packed_call(query: Tensor, key: Tensor, value: Tensor, layout: Layout | None, rules: Rules, **more: Any) -> Tensor:
+    settings = {"scaling": rules.scale, "softcap": rules.softcap, "sliding_window": rules.window}
+    return packed_attention(Attention(), query, key, value, None, packing=layout, **settings, **more)[0]
+
+
+def test_a_call_without_packing_is_plain_causal_attention_with_or_without_a_softcap() -> None:
+    layout = Layout([PackedGroup(3, (4,))], CPU)
+    inputs, _ = tensors(layout, SHAPES["GQA"])
+    for rules in (Rules(0.3), Rules(0.3, softcap=2.0)):
+        torch.testing.assert_close(packed_call(*inputs, None, rules), masked_attention(*inputs, layout, rules))
+
+
+def test_terms_that_are_unknown_here_are_refused() -> None:
+    inputs, _ = tensors(Layout([PackedGroup(3, (4,))], CPU), SHAPES["GQA"])
+    with pytest.raises(NotImplementedError, match="Attention attends with s_aux"):
+        packed_call(*inputs, None, Rules(0.3), s_aux=torch.zeros(4))
+
+
+def test_dropped_attention_weights_are_dropped() -> None:
+    layout = Layout([PackedGroup(3, (4, 2))], CPU)
+    inputs, _ = tensors(layout, SHAPES["GQA"])
     torch.manual_seed(0)
-    total = sum(lengths)
-    query = torch.randn(1, 4, total, 8, requires_grad=True)
-    key = torch.randn(1, 4 // groups, total, 8, requires_grad=True)
-    value = torch.randn(1, 4 // groups, total, value_size, requires_grad=True)
-    upstream = torch.randn(1, total, 4, value_size)
-
-    expected = masked_attention(Heads(groups), query, key, value, lengths)
-    got, _ = packed_attention(Heads(groups), query, key, value, None, packed_lengths=lengths)
-
-    torch.testing.assert_close(got, expected)
-    inputs = (query, key, value)
-    for ours, reference in zip(
-        torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
-    ):
-        torch.testing.assert_close(ours, reference)
+    assert not torch.allclose(
+        packed_call(*inputs, layout, Rules(0.3), dropout=0.5), packed_call(*inputs, layout, Rules(0.3))
+    )
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma2", "deepseek_v3"])
-def test_packing_changes_no_log_probability_and_no_gradient(
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+SEQUENCES = [
+    TokenSequence((7, 8, 9), (20, 21)),
+    TokenSequence((7, 8, 9), (30, 21, 4, 4, 6)),
+    TokenSequence((7, 8, 9), (5,)),
+    TokenSequence((3,), (4, 5, 6, 7)),
+    TokenSequence((1, 2), (3,) * 30),
+    TokenSequence((1, 2), (3, 4) * 13),
+]
+
+
+def own_scores(model: Any, sequences: list[TokenSequence], temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies by the model's own eager attention, one sequence at a time."""
+    logprobs, entropies = [], []
+    for s in sequences:
+        ids = torch.tensor([[*s.prompt_ids, *s.target_ids]])
+        rows = (model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
+        logprobs.append(rows[torch.arange(len(rows)), torch.tensor(s.target_ids)])
+        entropies.append(-(rows.exp() * rows).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def gradient(model: Any, loss: Tensor) -> Tensor:
+    parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(model.parameters(), parts, strict=True)
+        ]
+    )
+
+
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "qwen3_moe", "deepseek_v2", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packing_changes_no_loss_and_no_gradient(
     family: str, tiny_model: Callable[..., Any], byte_tokenizer: Any
 ) -> None:
-    model = tiny_model(family)
+    """Within 1e-5, relative, of the model's own forward pass over each sequence alone, however they are grouped."""
+    model = tiny_model(family, attn_implementation="eager")
+    order = random.Random(0).sample(range(len(SEQUENCES)), len(SEQUENCES))
+    weights = torch.rand(2, 68, generator=torch.Generator().manual_seed(0))
+
+    def loss(logprobs: Tensor, entropies: Tensor) -> Tensor:
+        return (weights[0] * logprobs + 0.1 * weights[1] * entropies).sum()
+
+    for sequences in (SEQUENCES, [SEQUENCES[i] for i in order]):
+        model.set_attn_implementation("eager")
+        expected = loss(*own_scores(model, sequences, 0.7))
+        expected_gradient = gradient(model, expected)
+        assert prepare_packing(model, byte_tokenizer) == []
+        assert packs(model)
+        got = loss(*target_scores(model, pack(sequences, CPU), 0.7)[:2])
+        assert abs(got - expected) <= 1e-5 * abs(expected)
+        assert (gradient(model, got) - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+
+
+@torch.no_grad()
+def test_experts_are_chosen_as_they_are_for_each_sequence_alone(
+    tiny_model: Callable[..., Any], byte_tokenizer: Any
+) -> None:
+    model = tiny_model("qwen3_moe", seed=3)
+    prepare_packing(model, byte_tokenizer)
+    packed = pack(SEQUENCES[:3], CPU)
+    inputs = {"input_ids": packed.token_ids_T[None], "position_ids": packed.position_ids_T[None]}
+    mask, layout = torch.ones(1, 1, 1, 1, dtype=torch.bool), Layout(packed.groups, CPU)
+    together = model.model(**inputs, attention_mask=mask, packing=layout, output_router_logits=True).router_logits
+    for place, ids in ((0, (7, 8, 9, 20)), (4, (7, 8, 9, 30, 21, 4, 4))):
+        alone = model.model(input_ids=torch.tensor([ids]), output_router_logits=True).router_logits
+        for ours, theirs in zip(together, alone, strict=True):
+            own = torch.cat([ours[:3], ours[max(place, 3) : max(place, 3) + len(ids) - 3]])
+            assert torch.equal(own.topk(2).indices, theirs.topk(2).indices)
+
+
+def test_no_mask_over_all_tokens_is_built(tiny_model: Callable[..., Any], byte_tokenizer: Any) -> None:
+    model = tiny_model("gemma2")
     prepare_packing(model, byte_tokenizer)
     assert model.config._attn_implementation == PACKED
-    sequences = [
-        TokenSequence((7, 8, 9), (20, 21)),
-        TokenSequence((3,), (4, 5, 6, 7)),
-        TokenSequence((1, 2), (3,) * 30),
-    ]
-    device = torch.device("cpu")
+    masks = []
 
-    together = target_logprobs(model, pack(sequences, device))
-    together.sum().backward()
-    packed_gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    model.set_attn_implementation("sdpa")
-    apart = torch.cat([target_logprobs(model, pack([sequence], device)) for sequence in sequences])
-    apart.sum().backward()
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        masks.append(kwargs["attention_mask"].numel())
 
-    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
-    for ours, p in zip(packed_gradients, model.parameters(), strict=True):
-        if p.grad is not None:
-            assert ours is not None
-            torch.testing.assert_close(ours, p.grad, atol=1e-5, rtol=1e-4)
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(note, with_kwargs=True)
+    target_scores(model, pack(SEQUENCES, CPU))
+    assert masks == [1, 1]

@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo.batch import Trajectory, micro_batches
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
+from grpo.forward import packs
 from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
@@ -55,7 +56,9 @@ class Parts:
 
     def micro_batches(self, minibatch: Sequence[Trajectory]) -> list[Batch]:
         """The micro-batches of a minibatch."""
-        return micro_batches(minibatch, self.stage.tokens_per_micro_batch, self.learner.accelerator.device)
+        accelerator = self.learner.accelerator
+        share, processes = packs(self.policy.model), accelerator.num_processes
+        return micro_batches(minibatch, self.stage.tokens_per_micro_batch, accelerator.device, processes, share)
 
     def objective(self) -> PolicyGradient:
         """The loss as the recipe has it, with the entropy coefficient of this step."""

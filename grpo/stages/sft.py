@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.batch import TokenSequence, pack, split_by_tokens
+from grpo.batch import pack
 from grpo.data import check_enough, draw, load_problems
+from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.objective import CrossEntropy
 from grpo.recipe import SftStage
 from grpo.run import StageRun
+from grpo.split import split
 from grpo.templates import encode_example, make_template
 from grpo.training import advance, finish, resume, save_if_due, starting_policy
-from grpo.types import PackedTokens, Problem, UserError
+from grpo.types import PackedTokens, Problem, TokenSequence, UserError
 
 
 def run(stage: SftStage, run: StageRun) -> None:
@@ -74,5 +76,5 @@ def encode(
 
 def packed(sequences: Sequence[TokenSequence], budget: int, learner: Learner) -> list[PackedTokens]:
     """Micro-batches of whole examples within a token budget."""
-    groups = split_by_tokens([len(sequence) for sequence in sequences], budget)
-    return [pack([sequences[i] for i in group], learner.accelerator.device) for group in groups]
+    parts = split(sequences, budget, learner.accelerator.num_processes, packs(learner.model))
+    return [pack([sequences[i] for i in part], learner.accelerator.device) for part in parts]
