@@ -3,7 +3,7 @@
 Axes: S sequences of a micro-batch, T packed tokens, N of them trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -18,11 +18,13 @@ from grpo.types import Batch, PackedGroup, PackedTokens, TokenSequence
 class Trajectory:
     """A sampled sequence with what the policy gradient needs to know about it.
 
-    `weight` is what each of its tokens counts in the loss of the minibatch (see losses/aggregation.py).
+    `anchor_logprobs` are what its ratios are taken to (see correction.py). `weight` is what each of its tokens counts
+    in the loss of the minibatch (see losses/aggregation.py).
     """
 
     tokens: TokenSequence
     sampler_logprobs: tuple[float, ...]
+    anchor_logprobs: tuple[float, ...]
     advantage: float
     weight: float
 
@@ -65,9 +67,13 @@ def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batc
     def per_token(values: list[float]) -> Tensor:
         return torch.tensor(values).repeat_interleave(lengths_S).to(device)
 
+    def flat(rows: Iterable[tuple[float, ...]]) -> Tensor:
+        return torch.tensor([x for row in rows for x in row], device=device)
+
     return Batch(
         tokens=pack([t.tokens for t in trajectories], device),
-        sampler_logprobs_N=torch.tensor([x for t in trajectories for x in t.sampler_logprobs], device=device),
+        sampler_logprobs_N=flat(t.sampler_logprobs for t in trajectories),
+        anchor_logprobs_N=flat(t.anchor_logprobs for t in trajectories),
         advantages_N=per_token([t.advantage for t in trajectories]),
         weights_N=per_token([t.weight for t in trajectories]),
     )

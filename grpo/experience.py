@@ -5,6 +5,7 @@ Axes: P prompts of a step, G completions of a prompt, B = P*G in that order.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -43,13 +44,18 @@ def mask_reasons(scored: Sequence[ScoredGroup], mask_truncated: bool) -> list[li
     ]
 
 
-def token_trajectory(group: Group, completion: Completion, advantage: float = 0.0, weight: float = 0.0) -> Trajectory:
-    """One completion after its prompt, as the learner reads it."""
+def token_trajectory(group: Group, completion: Completion) -> Trajectory:
+    """One completion after its prompt, as the learner reads it, without a share in a loss."""
     tokens = TokenSequence(group.prompt_ids, completion.token_ids)
-    return Trajectory(tokens, completion.sampler_logprobs, advantage, weight)
+    return Trajectory(tokens, completion.sampler_logprobs, completion.sampler_logprobs, advantage=0.0, weight=0.0)
 
 
-def minibatches(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: GrpoStage) -> list[list[Trajectory]]:
+def minibatches(
+    scored: Sequence[ScoredGroup],
+    anchors: Sequence[Sequence[tuple[float, ...]]],
+    advantages_PG: Tensor,
+    stage: GrpoStage,
+) -> list[list[Trajectory]]:
     """The trajectories of every minibatch of a step, epoch after epoch.
 
     A minibatch holds whole groups, and its loss is aggregated over itself. Sequences that are masked are left out.
@@ -58,17 +64,26 @@ def minibatches(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: Grp
     """
     size = math.ceil(len(scored) / stage.minibatches_per_step)
     parts = [
-        _trajectories(scored[start : start + size], advantages_PG[start : start + size], stage)
-        for start in range(0, len(scored), size)
+        _trajectories(scored[part], anchors[part], advantages_PG[part], stage)
+        for part in (slice(start, start + size) for start in range(0, len(scored), size))
     ]
     return parts * stage.epochs_per_step
 
 
-def _trajectories(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: GrpoStage) -> list[Trajectory]:
+def _trajectories(
+    scored: Sequence[ScoredGroup],
+    anchors: Sequence[Sequence[tuple[float, ...]]],
+    advantages_PG: Tensor,
+    stage: GrpoStage,
+) -> list[Trajectory]:
     reasons = [reason for row in mask_reasons(scored, stage.mask_truncated) for reason in row]
-    completions = [(g.group, c) for g in scored for c in g.group.completions]
+    completions = [
+        (g.group, c, anchor)
+        for g, row in zip(scored, anchors, strict=True)
+        for c, anchor in zip(g.group.completions, row, strict=True)
+    ]
     weights_B = sequence_weights(
-        torch.tensor([len(c.token_ids) for _, c in completions]),
+        torch.tensor([len(c.token_ids) for _, c, _ in completions]),
         torch.tensor([reason is None for reason in reasons]),
         stage.loss.aggregation,
         stage.rollout.max_new_tokens,
@@ -77,8 +92,8 @@ def _trajectories(scored: Sequence[ScoredGroup], advantages_PG: Tensor, stage: G
     everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage)
     rows = zip(completions, reasons, advantages_PG.flatten().tolist(), weights_B.tolist(), strict=True)
     return [
-        token_trajectory(group, completion, advantage, weight)
-        for (group, completion), reason, advantage, weight in rows
+        replace(token_trajectory(group, c), anchor_logprobs=anchor, advantage=advantage, weight=weight)
+        for (group, c, anchor), reason, advantage, weight in rows
         if reason is None and (everything_counts or advantage != 0)
     ]
 

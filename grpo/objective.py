@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from grpo.correction import NO_CORRECTION, Correction
 from grpo.forward import target_logprobs, target_scores
 from grpo.losses import Loss
 from grpo.losses.kl import kl_penalty
@@ -19,21 +20,24 @@ from grpo.types import Batch, PackedTokens
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """The loss of a stage: token surrogate + beta * KL - entropy coefficient * entropy, weighted and summed."""
+    """The loss of a stage: corrected surrogate + beta * KL - entropy coefficient * entropy, weighted and summed."""
 
     surrogate: Loss
     temperature: float
     kl: KlSettings
     reference: Reference | None
     entropy_coefficient: float
+    correction: Correction = NO_CORRECTION
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tally]:
         """The micro-batch's share of the minibatch's loss, and figures about its tokens."""
         ref_logprobs_N = self._ref_logprobs(batch)
         policy_logprobs_N, entropy_N, likeliest_N = target_scores(model, batch.tokens, self.temperature)
-        token = self.surrogate(policy_logprobs_N, batch.sampler_logprobs_N, batch.advantages_N, batch.tokens.sequence_N)
-        loss_N = token.loss_N - self.entropy_coefficient * entropy_N
-        tally = _drift(policy_logprobs_N, batch.sampler_logprobs_N)
+        anchor_N = self.correction.anchor(policy_logprobs_N, batch)
+        token = self.surrogate(policy_logprobs_N, anchor_N, batch.advantages_N, batch.tokens.sequence_N)
+        correction_N, tally = self.correction.weights(policy_logprobs_N, batch)
+        loss_N = correction_N * token.loss_N - self.entropy_coefficient * entropy_N
+        tally.merge(_drift(policy_logprobs_N, batch.sampler_logprobs_N))
         tally.tokens("ratio/clipped", token.clipped_N.float()).tokens("entropy", entropy_N)
         tally.tokens("likeliest", likeliest_N).add("tokens", batch.tokens.sequence_tokens)
         if ref_logprobs_N is not None:
@@ -50,9 +54,11 @@ class PolicyGradient:
 
 
 def _drift(policy_logprobs_N: Tensor, sampler_logprobs_N: Tensor) -> Tally:
-    """How far the policy is from the sampler, in nats a token."""
-    gap_N = (policy_logprobs_N.detach() - sampler_logprobs_N).abs()
-    return Tally().tokens("sampler/mismatch_mean", gap_N).maximum("sampler/mismatch_max", gap_N.max().item())
+    """How far the policy is from the sampler: |log rho| and KL(sampler, policy) by k3 in nats a token, and chi^2."""
+    log_rho_N = policy_logprobs_N.detach() - sampler_logprobs_N
+    tally = Tally().tokens("sampler/mismatch_mean", log_rho_N.abs())
+    tally.tokens("sampler/kl", torch.expm1(log_rho_N) - log_rho_N).tokens("sampler/chi2", torch.expm1(2 * log_rho_N))
+    return tally.maximum("sampler/mismatch_max", log_rho_N.abs().max().item())
 
 
 @dataclass(frozen=True)

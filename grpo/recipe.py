@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 
@@ -366,6 +367,11 @@ class GrpoStage(TrainingSettings):
     advantage: AdvantageSettings = GroupAdvantage()
     loss: LossSettings = GrpoLoss()
     kl: KlSettings = KlSettings()
+    correction: CorrectionSettings | None = Field(
+        None,
+        description="importance weights against the engine's rounding; left out, the ratio itself is to the engine",
+    )
+    off_policy_mask: OffPolicyMask | None = None
     entropy: EntropySettings = EntropySettings()
     mask_truncated: bool = Field(False, description="completions cut at max_new_tokens are not trained on")
     dynamic_sampling: DynamicSampling | None = None

@@ -127,5 +127,6 @@ class Batch:
 
     tokens: PackedTokens
     sampler_logprobs_N: Tensor
+    anchor_logprobs_N: Tensor
     advantages_N: Tensor
     weights_N: Tensor

@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from grpo.batch import TokenSequence, pack
+from grpo.batch import pack
 from grpo.engine_settings import CheckSettings
 from grpo.forward import target_logprobs
 from grpo.rollout.collect import completion_seed
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
-from grpo.types import Completion
+from grpo.types import Completion, TokenSequence
 
 PROMPT_TOKENS = 36
 """Longer than a block of any engine's prefix cache, so that keys and values of older weights cannot hide."""

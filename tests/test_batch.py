@@ -40,8 +40,13 @@ def test_a_sequence_without_targets_keeps_indices_whole_numbers() -> None:
 
 
 def test_what_is_known_of_a_trajectory_is_spread_over_its_targets() -> None:
-    batch = make_batch([Trajectory(LONG, (-0.5, -1.5), 2.0, 0.25), Trajectory(SHORT, (-3.0,), -1.0, 0.5)], CPU)
+    trajectories = [
+        Trajectory(LONG, (-0.5, -1.5), (-0.6, -1.4), 2.0, 0.25),
+        Trajectory(SHORT, (-3.0,), (-2.9,), -1.0, 0.5),
+    ]
+    batch = make_batch(trajectories, CPU)
     assert batch.sampler_logprobs_N.tolist() == [-0.5, -1.5, -3.0]
+    torch.testing.assert_close(batch.anchor_logprobs_N, torch.tensor([-0.6, -1.4, -2.9]))
     assert batch.advantages_N.tolist() == [2.0, 2.0, -1.0]
     assert batch.weights_N.tolist() == [0.25, 0.25, 0.5]
     assert batch.tokens.target_ids_N.tolist() == [7, 8, 4]
@@ -49,7 +54,9 @@ def test_what_is_known_of_a_trajectory_is_spread_over_its_targets() -> None:
 
 def test_micro_batches_hold_whole_groups() -> None:
     sequences = [TokenSequence((p,) * p, (2,) * t) for p, t in [(2, 3), (4, 4), (2, 1), (3, 6)]]
-    trajectories = [Trajectory(s, (0.0,) * len(s.target_ids), float(i), 1.0) for i, s in enumerate(sequences)]
+    trajectories = [
+        Trajectory(s, (zeros := (0.0,) * len(s.target_ids)), zeros, float(i), 1.0) for i, s in enumerate(sequences)
+    ]
     batches = micro_batches(trajectories, 12, CPU)
     assert [batch.tokens.groups for batch in batches] == [
         (PackedGroup(2, (2, 0)), PackedGroup(4, (3,))),  # 4 + 7 tokens

@@ -36,6 +36,12 @@ def owners(trajectories: list[Trajectory]) -> list[int]:
     return [t.tokens.target_ids[0] for t in trajectories]
 
 
+def learned(groups, advantages_PG, settings):
+    """The minibatches where ratios are taken to the engine's own probabilities."""
+    anchors = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
+    return minibatches(groups, anchors, advantages_PG, settings)
+
+
 def ones(groups: list[ScoredGroup]) -> Tensor:
     return torch.ones(len(groups), len(groups[0].scores), dtype=torch.float64)
 
@@ -60,7 +66,7 @@ def test_masks() -> None:
 
 def test_a_trajectory_by_hand() -> None:
     """seq-mean-token-mean over two sequences of 2 and 4 tokens: 1 / (2 * 2) and 1 / (2 * 4)."""
-    ((first, second),) = minibatches([scored(0, [1.0, 0.0], [2, 4])], torch.tensor([[0.5, -0.5]]), stage())
+    ((first, second),) = learned([scored(0, [1.0, 0.0], [2, 4])], torch.tensor([[0.5, -0.5]]), stage())
     assert (first.tokens.prompt_ids, first.tokens.target_ids) == ((99,), (0, 0))
     assert (first.advantage, first.weight, second.advantage, second.weight) == (0.5, 1 / 4, -0.5, 1 / 8)
     assert second.sampler_logprobs == (-1.0,) * 4
@@ -68,14 +74,14 @@ def test_a_trajectory_by_hand() -> None:
 
 def test_minibatches_hold_whole_groups_and_epochs_repeat_them() -> None:
     groups = [scored(number, [1.0, 0.0]) for number in range(4)]
-    parts = minibatches(groups, ones(groups), stage(prompts_per_step=4, minibatches_per_step=2, epochs_per_step=2))
+    parts = learned(groups, ones(groups), stage(prompts_per_step=4, minibatches_per_step=2, epochs_per_step=2))
     assert [owners(part) for part in parts] == [[0, 1, 10, 11], [20, 21, 30, 31]] * 2
     assert {t.weight for part in parts for t in part} == {1 / (4 * 2)}  # over the minibatch, not the step
 
 
 def test_a_step_that_fell_short_has_fewer_minibatches() -> None:
     groups = [scored(number, [1.0, 0.0]) for number in range(5)]
-    parts = minibatches(groups, ones(groups), stage(prompts_per_step=8, minibatches_per_step=4))
+    parts = learned(groups, ones(groups), stage(prompts_per_step=8, minibatches_per_step=4))
     assert [owners(part) for part in parts] == [[0, 1, 10, 11], [20, 21, 30, 31], [40, 41]]
 
 
@@ -85,8 +91,8 @@ def test_masked_sequences_are_left_out_and_do_not_count(aggregation: str) -> Non
     with_masked = [scored(0, [1.0, None, 0.0, 0.5], [2, 9, 4, 9], cut=(3,))]
     without = [scored(0, [1.0, 0.0], [2, 4])]
     (got,), (expected,) = (
-        minibatches(with_masked, ones(with_masked), settings),
-        minibatches(without, ones(without), settings),
+        learned(with_masked, ones(with_masked), settings),
+        learned(without, ones(without), settings),
     )
     assert owners(got) == [0, 2]
     assert [t.weight for t in got] == [t.weight for t in expected]
@@ -107,8 +113,8 @@ MOVING: list[dict[str, Any]] = [
 @pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "token-mean"])
 def test_sequences_that_move_nothing_are_left_out_but_count(settings: dict[str, Any], aggregation: str) -> None:
     groups, loss = [scored(0, [1.0, 0.0, 1.0], [2, 4, 2])], {"loss": {"aggregation": aggregation}}
-    (kept,) = minibatches(groups, torch.tensor([[1.0, 0.0, -1.0]]), stage(**settings, **loss))
-    (everything,) = minibatches(groups, ones(groups), stage(**settings, **loss))
+    (kept,) = learned(groups, torch.tensor([[1.0, 0.0, -1.0]]), stage(**settings, **loss))
+    (everything,) = learned(groups, ones(groups), stage(**settings, **loss))
     assert owners(kept) == [0, 2]
     assert [t.weight for t in kept] == [everything[0].weight, everything[2].weight]
 
@@ -116,13 +122,13 @@ def test_sequences_that_move_nothing_are_left_out_but_count(settings: dict[str, 
 @pytest.mark.parametrize("settings", MOVING)
 def test_sequences_stay_when_kl_or_entropy_moves_them(settings: dict[str, Any]) -> None:
     groups = [scored(0, [1.0, 0.0])]
-    (kept,) = minibatches(groups, torch.zeros(1, 2), stage(**settings))
+    (kept,) = learned(groups, torch.zeros(1, 2), stage(**settings))
     assert owners(kept) == [0, 1]
 
 
 def test_a_step_without_signal_has_empty_minibatches() -> None:
     groups = [scored(0, [1.0, 1.0]), scored(1, [None, None])]
-    assert minibatches(groups, torch.zeros(2, 2), stage(**NO_KL, prompts_per_step=2, minibatches_per_step=2)) == [
+    assert learned(groups, torch.zeros(2, 2), stage(**NO_KL, prompts_per_step=2, minibatches_per_step=2)) == [
         [],
         [],
     ]
@@ -137,5 +143,5 @@ def test_when_entropy_enters_the_loss() -> None:
 
 def test_nan_never_becomes_an_advantage_of_a_trajectory() -> None:
     groups = [scored(0, [1.0, None])]
-    (kept,) = minibatches(groups, torch.tensor([[1.0, math.nan]]), stage())
+    (kept,) = learned(groups, torch.tensor([[1.0, math.nan]]), stage())
     assert owners(kept) == [0]

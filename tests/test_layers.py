@@ -7,12 +7,13 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {
-        "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.recipe", "grpo.recipe_file",
-        "grpo.kernels.*",
+        "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings", "grpo.recipe",
+        "grpo.recipe_file", "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
-        "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families", "grpo.evaluation",
+        "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
+        "grpo.evaluation",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },
@@ -21,7 +22,7 @@ FLOORS = [
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
     },
-    {"grpo.learner", "grpo.objective", "grpo.kl_reward", "grpo.training"},
+    {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
     {"grpo.preflight", "grpo.pipeline", "grpo.estimate", "grpo.cli"},
 ]  # fmt: skip

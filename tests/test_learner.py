@@ -17,15 +17,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo.batch import Trajectory, micro_batches
+from grpo.batch import Trajectory, micro_batches, pack
+from grpo.correction import anchors
 from grpo.experience import minibatches
+from grpo.forward import target_logprobs
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, make_reference
 from grpo.recipe import GrpoStage
 from grpo.tally import Tally
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup, TrainingFailure
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, TokenSequence, TrainingFailure
 
 LENGTHS = [(3, 5, 2), (7, 1, 4), (6, 6, 2)]
 """Completions of 3 prompts: 36 tokens in 9 sequences."""
@@ -173,7 +175,9 @@ def scored_groups() -> list[ScoredGroup]:
 
 def trajectories(settings: GrpoStage) -> list[Trajectory]:
     advantages_PG = torch.tensor([[1.0, -0.5, -0.5], [-1.2, 0.7, 0.5], [0.1, 0.2, -0.3]])
-    return minibatches(scored_groups(), advantages_PG, settings)[0]
+    groups = scored_groups()
+    anchors = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
+    return minibatches(groups, anchors, advantages_PG, settings)[0]
 
 
 def gradient_and_figures(settings: GrpoStage, budget: int) -> tuple[Tensor, Tensor, dict[str, float]]:
@@ -241,6 +245,25 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
         assert torch.equal(ours[1], theirs[1])  # both hold the same weights, bit for bit
         assert ours[2] == theirs[2]
         close(ours, gradient_and_figures(stage(**SMOOTH), budget))
+
+
+def test_the_anchor_is_the_engine_unless_a_correction_needs_the_learner() -> None:
+    """Its own probabilities cost a pass: they are computed for several updates under a correction alone."""
+    groups, mask = scored_groups(), {"kind": "token_mask"}
+    engine = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
+    once, several = stage(correction=mask), stage(correction=mask, epochs_per_step=2)
+    learner = Learner(policy(), several, 10, Accelerator(cpu=True))
+    assert anchors(groups, stage(), learner) == engine
+    assert anchors(groups, once, learner) == engine
+
+    # However the sequences are split into micro-batches, each completion gets its own.
+    sequences = [TokenSequence(g.group.prompt_ids, c.token_ids) for g in groups for c in g.group.completions]
+    alone = [target_logprobs(learner.model, pack([sequence], torch.device("cpu"))) for sequence in sequences]
+    for budget in (8, 4096):
+        settings = several.model_copy(update={"tokens_per_micro_batch": budget})
+        own = [torch.tensor(logprobs) for row in anchors(groups, settings, learner) for logprobs in row]
+        for found, expected in zip(own, alone, strict=True):
+            torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from grpo.types import TokenSequence
 CPU = torch.device("cpu")
 TEMPERATURE, BETA, BONUS, CLIP = 0.7, 0.3, 0.05, 0.2
 TRAJECTORIES = [
-    Trajectory(TokenSequence((5, 6, 7), (8, 9, 10, 11)), (-2.0, -0.5, -6.0, -3.0), 1.5, 1 / 8),
-    Trajectory(TokenSequence((12,), (13, 14)), (-1.0, -4.0), -0.5, 1 / 4),
+    Trajectory(
+        TokenSequence((5, 6, 7), (8, 9, 10, 11)), (-2.0, -0.5, -6.0, -3.0), (-2.0, -0.5, -6.0, -3.0), 1.5, 1 / 8
+    ),
+    Trajectory(TokenSequence((12,), (13, 14)), (-1.0, -4.0), (-1.0, -4.0), -0.5, 1 / 4),
 ]
-SHARED = [*TRAJECTORIES, Trajectory(TokenSequence((5, 6, 7), (9, 3)), (-3.0, -2.0), -1.0, 1 / 6)]
+SHARED = [*TRAJECTORIES, Trajectory(TokenSequence((5, 6, 7), (9, 3)), (-3.0, -2.0), (-3.0, -2.0), -1.0, 1 / 6)]
 """With another completion of the first prompt."""
 
 
@@ -90,7 +92,7 @@ def test_a_sequence_with_advantage_0_moves_nothing_without_penalties(
 ) -> None:
     """So a step may leave it out (`experience.minibatches`)."""
     model, _ = models
-    silent = Trajectory(TokenSequence((1, 2), (3, 4, 5)), (-1.0, -9.0, -0.1), 0.0, 1 / 6)
+    silent = Trajectory(TokenSequence((1, 2), (3, 4, 5)), (-1.0, -9.0, -0.1), (-1.0, -9.0, -0.1), 0.0, 1 / 6)
     settings = TypeAdapter[Any](LossSettings).validate_python({"kind": kind})
     alone = replace(objective(None, bonus=0.0), surrogate=make_loss(settings))
     with_it, without = (alone(model, make_batch(t, CPU))[0] for t in ([*TRAJECTORIES, silent], TRAJECTORIES))
@@ -113,13 +115,16 @@ def test_figures_by_a_plain_computation(models: tuple[PreTrainedModel, PreTraine
         likeliest += policy_NV.exp().amax(-1).tolist()
         entropy.append(-(policy_NV.exp() * policy_NV).sum(-1))
         sampler.append(torch.tensor(trajectory.sampler_logprobs))
-    gap_N = (torch.cat(policy) - torch.cat(sampler)).abs()
+    moved_N = torch.cat(policy) - torch.cat(sampler)
+    gap_N = moved_N.abs()
     apart_N = torch.cat(ref) - torch.cat(policy)
     expected = {
         "tokens": 10.0,
         "likeliest": torch.tensor(likeliest).mean().item(),
         "sampler/mismatch_mean": gap_N.mean().item(),
         "sampler/mismatch_max": gap_N.max().item(),
+        "sampler/kl": (moved_N.exp() - 1 - moved_N).mean().item(),
+        "sampler/chi2": ((2 * moved_N).exp() - 1).mean().item(),
         "entropy": torch.cat(entropy).mean().item(),
         "kl": (apart_N.exp() - apart_N - 1).mean().item(),
     }
@@ -139,7 +144,7 @@ def test_the_ratio_is_1_where_the_policy_sampled(models: tuple[PreTrainedModel, 
     for t in TRAJECTORIES:
         rows = torch.arange(len(t.tokens.target_ids)), torch.tensor(t.tokens.target_ids)
         logprobs = plain_logits(model, t).log_softmax(-1)[rows].tolist()
-        own.append(replace(t, sampler_logprobs=tuple(logprobs)))
+        own.append(replace(t, sampler_logprobs=tuple(logprobs), anchor_logprobs=tuple(logprobs)))
     loss, tally = objective(model, bonus=0.0)(model, make_batch(own, CPU))
     assert loss.item() == pytest.approx(-(4 * 1.5 / 8 + 2 * -0.5 / 4), abs=1e-5)
     assert tally.figures()["sampler/mismatch_max"] < 1e-4

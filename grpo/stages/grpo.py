@@ -4,6 +4,7 @@ Axes: P prompts of a step, G completions of a prompt.
 """
 
 from grpo.advantages import advantages
+from grpo.correction import anchors
 from grpo.experience import mask_reasons, minibatches, reward_matrix
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
@@ -27,9 +28,10 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)
         with clock("learn"):
+            anchors_PG = anchors(rollout.scored, stage, parts.learner)
             tallies = [
                 train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
-                for minibatch in minibatches(rollout.scored, advantages_PG, stage)
+                for minibatch in minibatches(rollout.scored, anchors_PG, advantages_PG, stage)
             ]
         with clock("sync"):
             checked = parts.push_weights(parts.policy.model, version=step)

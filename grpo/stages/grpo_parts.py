@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Trajectory, micro_batches
+from grpo.correction import correction_of
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
 from grpo.forward import packs
@@ -35,7 +36,7 @@ from grpo.task import Task, load_task
 from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 
-DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max")
+DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
 """Figures that mean something only before the first update of a step: later the policy has moved on purpose."""
 
 
@@ -68,6 +69,7 @@ class Parts:
             kl=self.stage.kl,
             reference=self.reference,
             entropy_coefficient=active_coefficient(self.stage, self.training),
+            correction=correction_of(self.stage),
         )
 
     def read(self, token_ids: Sequence[int]) -> str:

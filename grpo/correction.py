@@ -1,0 +1,101 @@
+"""What is done about an engine whose probabilities are not quite the learner's, and what a ratio is taken to.
+
+Three sets of weights are told apart: the engine's copy that sampled, the learner's own at that moment (the anchor), and
+the policy as it is now. Without a correction the ratio is policy / engine, which needs no further pass. With one it is
+policy / anchor, times a bounded function of rho = anchor / engine, so that nothing is counted twice.
+
+Axes: P prompts of a step, G completions of a prompt, N trained tokens of a micro-batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from grpo.batch import make_batch
+from grpo.correction_settings import CorrectionSettings, OffPolicyMask
+from grpo.experience import token_trajectory
+from grpo.forward import packs, target_logprobs
+from grpo.learner import Learner
+from grpo.losses.mismatch import correction_weights, on_policy_enough
+from grpo.recipe import GrpoStage
+from grpo.split import split
+from grpo.tally import Tally
+from grpo.types import Batch, ScoredGroup
+
+Logprobs = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is done about the gap. `policy_is_anchor`: a step has one update, so the policy is still what it was."""
+
+    settings: CorrectionSettings | None = None
+    off_policy_mask: OffPolicyMask | None = None
+    policy_is_anchor: bool = False
+
+    def anchor(self, policy_logprobs_N: Tensor, batch: Batch) -> Tensor:
+        """The log-probabilities that the ratio is taken to."""
+        return policy_logprobs_N.detach() if self.policy_is_anchor else batch.anchor_logprobs_N
+
+    def weights(self, policy_logprobs_N: Tensor, batch: Batch) -> tuple[Tensor, Tally]:
+        """The factor of each token's loss, without gradient, and figures about it."""
+        sampler_N, sequence_N = batch.sampler_logprobs_N, batch.tokens.sequence_N
+        weights_N, tally = torch.ones_like(sampler_N), Tally()
+        if self.settings is not None:
+            options = self.settings.model_dump(exclude={"kind"})
+            anchor_N = self.anchor(policy_logprobs_N, batch)
+            weights_N = correction_weights(anchor_N, sampler_N, sequence_N, self.settings.kind, **options)
+            tally.tokens("correction/weight_mean", weights_N)
+            tally.tokens("correction/bounded", ((weights_N == 0) | (weights_N == self.settings.high)).float())
+        if self.off_policy_mask is not None:
+            kept_N = on_policy_enough(
+                policy_logprobs_N, sampler_N, batch.advantages_N, sequence_N, self.off_policy_mask.delta
+            )
+            weights_N = weights_N * kept_N
+            tally.tokens("correction/off_policy", (~kept_N).float())
+        return weights_N, tally
+
+
+NO_CORRECTION = Correction()
+"""The ratio is to the engine's own probabilities, and every weight is 1."""
+
+
+def correction_of(stage: GrpoStage) -> Correction:
+    """What the recipe asks for."""
+    return Correction(stage.correction, stage.off_policy_mask, stage.correction is not None and _updates(stage) == 1)
+
+
+def anchors(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> list[list[Logprobs]]:
+    """The anchor of every completion, P lists of G: the engine's own probabilities, unless a correction is asked for.
+
+    Only with a correction and several updates from one rollout does it cost a forward pass.
+    """
+    if stage.correction is None or _updates(stage) == 1:
+        return [[completion.sampler_logprobs for completion in group.group.completions] for group in scored]
+    return _learner_logprobs(scored, stage, learner)
+
+
+def _updates(stage: GrpoStage) -> int:
+    return stage.minibatches_per_step * stage.epochs_per_step
+
+
+@torch.no_grad()
+def _learner_logprobs(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> list[list[Logprobs]]:
+    accelerator, model = learner.accelerator, learner.model
+    trajectories = [token_trajectory(group.group, c) for group in scored for c in group.group.completions]
+    processes = accelerator.num_processes
+    parts = split([t.tokens for t in trajectories], stage.tokens_per_micro_batch, processes, packs(model))
+    mine: list[tuple[int, Logprobs]] = []
+    model.train(learner.dropout)
+    for indices in parts[accelerator.process_index :: processes]:
+        batch = make_batch([trajectories[i] for i in indices], accelerator.device)
+        with learner.autocast():
+            logprobs_N = target_logprobs(model, batch.tokens, stage.rollout.temperature)
+        lengths = [len(trajectories[i].tokens.target_ids) for i in indices]
+        mine += zip(indices, (tuple(part.tolist()) for part in logprobs_N.cpu().split(lengths)), strict=True)
+    everyone = dict(mine if processes == 1 else gather_object(mine))
+    size = len(scored[0].group.completions)
+    return [[everyone[p * size + g] for g in range(size)] for p in range(len(scored))]
