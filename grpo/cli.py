@@ -36,6 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     importer.add_argument("file", type=Path, help="the GGUF file")
     importer.add_argument("out", type=Path, help="the folder to make")
     importer.set_defaults(run=_import_gguf)
+    server = commands.add_parser("serve", help="start a vLLM server that rollouts can use")
+    server.add_argument("model", help="a model folder or the name of a hub model")
+    server.add_argument("--host", default="127.0.0.1", help="the address to listen on; this machine alone by default")
+    server.add_argument("--port", type=int, default=8000)
+    server.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    server.add_argument("--max-length", type=int, help="tokens of a prompt and its completion; the model's own limit")
+    server.add_argument("--max-concurrent", type=int, default=64, help="completions decoded side by side")
+    server.add_argument("--kv-cache-gb", type=float, help="memory for keys and values")
+    server.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to spread the model over")
+    server.set_defaults(run=_serve)
     options = parser.parse_args(arguments)
     return _guarded(options.run, options)
 
@@ -77,6 +87,19 @@ def _import_gguf(options: argparse.Namespace) -> None:
 
     import_gguf(options.file, options.out)
     print(f"wrote {options.out}")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from grpo.engine_settings import EngineSettings, ServerSettings, VllmSettings
+    from grpo.rollout.serve import Address, serve
+
+    settings = EngineSettings(
+        engine="vllm-server",
+        max_concurrent=options.max_concurrent,
+        vllm=VllmSettings(kv_cache_gb=options.kv_cache_gb),
+        servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel),
+    )
+    serve(options.model, settings, options.dtype, options.max_length, Address(options.host, options.port))
 
 
 if __name__ == "__main__":

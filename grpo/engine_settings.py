@@ -44,10 +44,11 @@ class ServerSettings(Settings):
     count: Count | None = None
     urls: list[str] | None = Field(None, min_length=1)
     tensor_parallel: Count = Field(1, description="GPUs of a server that is started here")
-    key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
-    deadline_s: Positive = Field(
-        300.0, description="seconds without a finished completion before a server counts as hung"
+    folder: str | None = Field(
+        None, description="where servers read new weights; left out, this machine's shared memory"
     )
+    key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
+    deadline_s: Positive = Field(60.0, description="seconds without a sign of life before a server counts as hung")
     start_s: Positive = Field(600.0, description="seconds that a server may take to start")
 
     @model_validator(mode="after")

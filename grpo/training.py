@@ -1,6 +1,7 @@
 """A training stage in progress: what it resumes from and what it saves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from grpo.learner import Learner
 from grpo.metrics import RunLog
 from grpo.policy import Policy, Reference, load_policy, save_policy
 from grpo.run import StageRun
-from grpo.types import UserError
+from grpo.types import EngineLost, UserError
 
 
 @dataclass
@@ -116,6 +117,17 @@ def save_if_due(training: Training, last_step: int) -> bool:
     if due:
         save(training)
     return due
+
+
+@contextmanager
+def saved_if_lost(training: Training) -> Iterator[None]:
+    """Save before the run ends because its engine is lost. Inside the block nothing of the stage may change."""
+    try:
+        yield
+    except EngineLost:
+        if training.progress.step % training.learner.settings.checkpoint_every:
+            save(training)
+        raise
 
 
 def save(training: Training) -> None:

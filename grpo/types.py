@@ -27,6 +27,10 @@ class TrainingFailure(Exception):
     """Training cannot go on though the input is right, said in one sentence: where, what happened, what to try."""
 
 
+class EngineLost(TrainingFailure):
+    """Nothing is left that could sample. What was learned so far is worth a checkpoint."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question, its identity, and what the rewards need to judge an answer to it."""

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from grpo.engine_settings import EngineSettings
 from grpo.policy import Policy
 from grpo.rollout.engine import Engine
+from grpo.rollout.server_engine import ServerEngine
 from grpo.rollout.stopping import find_eos_ids
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.verification import Precision, Probe, make_probe
@@ -23,6 +25,7 @@ class Work:
     max_new_tokens: int
     temperature: float
     precision: Precision
+    logs: Path
 
 
 def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
@@ -33,7 +36,10 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
     config = policy.model.config
     options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load, on_cpu())
     sleep_level = 0 if on_cpu() else settings.vllm.sleep_level
-    return VllmEngine(options, policy.tokenizer, find_eos_ids(policy.model, policy.tokenizer), sleep_level)
+    eos_ids = find_eos_ids(policy.model, policy.tokenizer)
+    if settings.servers is not None:
+        return ServerEngine(settings, options, policy.tokenizer, eos_ids, work.logs)
+    return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level)
 
 
 def chosen_engine(settings: EngineSettings) -> Literal["transformers", "vllm", "vllm-server"]:

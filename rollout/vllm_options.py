@@ -53,6 +53,8 @@ def vllm_options(
         **_memory(settings, config, dtype, load, on_cpu),
         **(family.arguments if eager else {}),
     }
+    if settings.servers is not None:
+        arguments |= {"tensor_parallel_size": settings.servers.tensor_parallel, "enable_sleep_mode": False}
     if load.lora_rank:
         arguments |= {"enable_lora": True, "max_lora_rank": _served_rank(load.lora_rank), "max_loras": 1}
     return EngineOptions(arguments, {**_environment(on_cpu), **family.environment})

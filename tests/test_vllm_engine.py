@@ -61,7 +61,7 @@ SMALL_LATENTS = {"kv_lora_rank": 32, "qk_nope_head_dim": 48, "qk_rope_head_dim":
 
 SETTINGS = RolloutSettings(engine="vllm", max_new_tokens=24)
 PROMPTS = [tuple(range(65 + i, 65 + i + 40)) for i in range(3)]
-WORK = Work(PROMPTS, max_new_tokens=24, temperature=0.7, precision="fp32")
+WORK = Work(PROMPTS, max_new_tokens=24, temperature=0.7, precision="fp32", logs=Path("unused"))
 REQUESTS = [SampleRequest(prompt, (10 + i, 20 + i, 30 + i)) for i, prompt in enumerate(PROMPTS)]
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=24)
 

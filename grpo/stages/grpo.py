@@ -13,7 +13,7 @@ from grpo.recipe import GrpoStage
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
 from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures
-from grpo.training import advance, finish, save_if_due
+from grpo.training import advance, finish, save_if_due, saved_if_lost
 
 
 def run(stage: GrpoStage, run: StageRun) -> None:
@@ -23,7 +23,8 @@ def run(stage: GrpoStage, run: StageRun) -> None:
 
     while progress.step < stage.steps:
         clock, step = Clock(), progress.step + 1
-        rollout = roll_out(parts.source, step, progress.consumed)
+        with saved_if_lost(training):
+            rollout = roll_out(parts.source, step, progress.consumed)
         parts.engine.rest()
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)

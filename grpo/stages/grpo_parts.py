@@ -87,7 +87,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     reference = make_reference(policy) if stage.kl.beta > 0 else None
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
-    work = Work(prompts, stage.rollout.max_new_tokens, stage.rollout.temperature, stage.precision)
+    work = Work(prompts, stage.rollout.max_new_tokens, stage.rollout.temperature, stage.precision, run.folder)
     engine = make_engine(stage.rollout, policy, work)
     push_weights = WeightPush(engine, probe_of(stage.rollout, policy, work))
     push_weights(policy.model, version=training.progress.step)

@@ -1,0 +1,116 @@
+"""A server of vLLM for rollouts: started with the right flags, watched, and gone when who started it is gone."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from grpo.engine_settings import EngineSettings
+from grpo.families import EngineOptions
+from grpo.rollout.server_key import KEY_VARIABLE
+
+MIDDLEWARE = "grpo.rollout.server_key.RequireKey"
+POLL_S = 0.2
+DEFAULT_LENGTH = 4096
+"""Tokens of a prompt and its completion where the model knows no limit."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """For a client."""
+        return f"http://{self.host}:{self.port}"
+
+
+def command(options: EngineOptions, address: Address) -> list[str]:
+    """The command line of vLLM's server. One place more than rollouts use is kept for signs of life under full load."""
+    arguments = dict(options.arguments)
+    arguments["max_num_seqs"] += 1
+    flags = [flag for name, value in arguments.items() for flag in _flag(name, value)]
+    where = ["--host", address.host, "--port", str(address.port), "--middleware", MIDDLEWARE, "--enable-scale-out"]
+    # `vllm serve` itself asks for a distribution of the name vllm, which its CPU build is not.
+    return [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *where, *flags]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag] if value else []
+    return [flag, json.dumps(value) if isinstance(value, Mapping) else str(value)]
+
+
+def environment(options: EngineOptions, key: str) -> dict[str, str]:
+    """The variables of a server: those in force here, those that the model needs, and the key."""
+    # The paths through which weights come exist in this mode only; RequireKey guards them.
+    own = {"VLLM_SERVER_DEV_MODE": "1", KEY_VARIABLE: key}
+    return {**options.environment, **os.environ, **own}
+
+
+def new_key() -> str:
+    """A key that nobody guesses."""
+    return secrets.token_urlsafe(32)
+
+
+def start(options: EngineOptions, address: Address, key: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start a server that ends with this process, however this process ends."""
+    watch = [sys.executable, "-m", "grpo.rollout.serve", str(os.getpid()), *command(options, address)]
+    own = environment(options, key)
+    return subprocess.Popen(watch, env=own, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a server and every process that it started, even one that hangs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def supervise(parent: int, server: Sequence[str]) -> int:
+    """Run a server until it ends or the parent does; nothing of it is left then. Returns its exit status."""
+    child = subprocess.Popen(list(server))
+    while child.poll() is None and Path(f"/proc/{parent}").exists() and os.getppid() == parent:
+        time.sleep(POLL_S)
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGKILL)  # vLLM's engine is a process of its own and outlives its server; this one ends too
+    return child.wait()
+
+
+def serve(
+    model: str, settings: EngineSettings, dtype: Literal["float32", "bfloat16"], length: int | None, address: Address
+) -> None:
+    """Become a server of a model, until it is stopped; first say where it listens and with which key.
+
+    Raises:
+        UserError: there is no model, or vLLM cannot serve its architecture.
+    """
+    from grpo.pretrained import load_config
+    from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
+
+    config = load_config(model)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
+    options = vllm_options(settings, model, config, dtype, Load(length or positions), on_cpu())
+    key = os.environ.get(KEY_VARIABLE) or new_key()
+    print(f"{address.url} serves {model}; whoever is to use it needs\n  export {KEY_VARIABLE}={key}", flush=True)
+    if address.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"it listens on {address.host}: whoever has the key can change its weights", flush=True)
+    line = command(options, address)
+    os.execvpe(line[0], line, environment(options, key))
+
+
+if __name__ == "__main__":
+    sys.exit(supervise(int(sys.argv[1]), sys.argv[2:]))
