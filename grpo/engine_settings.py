@@ -14,7 +14,7 @@ class CheckSettings(Settings):
     """Fixed prompts that the engine continues after every push of weights, each token judged by the learner too."""
 
     sequences: Count = Field(2, description="prompts of the check")
-    tokens: Count = Field(8, description="new tokens of each")
+    tokens: Count = Field(4, description="new tokens of each")
     tolerance: Positive | None = Field(
         None, description="nats: the largest gap in float32, the mean gap in bfloat16; left out, by dtype"
     )

@@ -1,4 +1,4 @@
-"""A server of vLLM for rollouts: started with the right flags, watched, and gone when who started it is gone."""
+"""A server of vLLM for rollouts: its command line, its key, its start and its end."""
 
 import contextlib
 import json
@@ -7,10 +7,8 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Literal
 
 from grpo.engine_settings import EngineSettings
@@ -18,7 +16,6 @@ from grpo.families import EngineOptions
 from grpo.rollout.server_key import KEY_VARIABLE
 
 MIDDLEWARE = "grpo.rollout.server_key.RequireKey"
-POLL_S = 0.2
 DEFAULT_LENGTH = 4096
 """Tokens of a prompt and its completion where the model knows no limit."""
 
@@ -67,7 +64,7 @@ def new_key() -> str:
 
 def start(options: EngineOptions, address: Address, key: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
     """Start a server that ends with this process, however this process ends."""
-    watch = [sys.executable, "-m", "grpo.rollout.serve", str(os.getpid()), *command(options, address)]
+    watch = [sys.executable, "-m", "grpo.rollout.supervise", str(os.getpid()), *command(options, address)]
     own = environment(options, key)
     return subprocess.Popen(watch, env=own, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -77,17 +74,6 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def supervise(parent: int, server: Sequence[str]) -> int:
-    """Run a server until it ends or the parent does; nothing of it is left then. Returns its exit status."""
-    child = subprocess.Popen(list(server))
-    while child.poll() is None and Path(f"/proc/{parent}").exists() and os.getppid() == parent:
-        time.sleep(POLL_S)
-    if os.getpgrp() == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGKILL)  # vLLM's engine is a process of its own and outlives its server; this one ends too
-    return child.wait()
 
 
 def serve(
@@ -110,7 +96,3 @@ def serve(
         print(f"it listens on {address.host}: whoever has the key can change its weights", flush=True)
     line = command(options, address)
     os.execvpe(line[0], line, environment(options, key))
-
-
-if __name__ == "__main__":
-    sys.exit(supervise(int(sys.argv[1]), sys.argv[2:]))

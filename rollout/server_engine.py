@@ -39,9 +39,9 @@ class ServerEngine:
         self._concurrent = settings.max_concurrent
         self._reader = Reader(tokenizer, eos_ids)
         self._eos_ids = tuple(eos_ids)
-        self._weights = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_weights_folder(self._settings.folder))
         self._version = 0
         self._pool = ServerPool(self._settings, options, logs)
+        self._weights = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_weights_folder(self._settings.folder))
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order, each sampled exactly once.

@@ -72,7 +72,12 @@ def during_a_rollout(engine: ServerEngine, number: int, action: Callable[[int], 
     answers = engine.generate(requests, Sampling(1.0, 128))
     thread.join()
     assert [len(group) for group in answers] == [32, 32, 32, 32]
-    assert len({c.token_ids for group in answers for c in group}) == 128
+    again = engine.generate(requests, Sampling(1.0, 128))
+    # The seed decides; what is sampled side by side differs, and with it the rounding of a few close calls.
+    same = sum(
+        a.token_ids == b.token_ids for g, h in zip(answers, again, strict=True) for a, b in zip(g, h, strict=True)
+    )
+    assert same >= 120
     assert {c.weight_version for group in answers for c in group} == {engine._version}
     assert engine._pool.servers[number].deaths
 
