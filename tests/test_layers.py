@@ -8,14 +8,16 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"grpo", "grpo.types", "grpo.recipe", "grpo.recipe_file", "grpo.kernels.*"},
     {
-        "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally", "grpo.files", "grpo.plugins",
+        "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally", "grpo.files",
+        "grpo.plugins",
         "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families", "grpo.evaluation",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },
     {
         "grpo.rollout.*", "grpo.policy", "grpo.pretrained", "grpo.scratch", "grpo.gguf", "grpo.checkpoint",
-        "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience", "grpo.run", "grpo.run_folder",
+        "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience", "grpo.run",
+        "grpo.run_folder",
         "grpo.task", "grpo.rollouts", "grpo.held_out",
     },
     {"grpo.learner", "grpo.objective", "grpo.kl_reward", "grpo.training"},
