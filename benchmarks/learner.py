@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,22 +231,23 @@ def compare(settings: argparse.Namespace) -> None:
             if done.returncode:
                 sys.exit(done.stderr[-3000:])
             results[who].append(json.loads(done.stdout.splitlines()[-1]))
-            last = results[who][-1]
-            print(f"{who}: {statistics.median(last['seconds']):.2f} s, {last['peak_mb']:.0f} MB, {last['gemm']:.0f} GF/s",
-                  f"loss {last['loss'][0]:.6f} gradient {last['grad_norm'][0]:.6f}", flush=True)  # fmt: skip
+            print(f"{who}: {_said(results[who][-1])}", flush=True)
     seconds = {who: [statistics.median(r["seconds"]) for r in runs] for who, runs in results.items()}
-    ours, theirs = (statistics.median(seconds[who]) for who in ("ours", "trl"))
     peak = {who: statistics.median(r["peak_mb"] for r in runs) for who, runs in results.items()}
+    ours, theirs = (statistics.median(seconds[who]) for who in ("ours", "trl"))
+    ratios = sorted(t / o for o, t in zip(*seconds.values(), strict=True))
     rate = statistics.median(r["gemm"] for r in results["ours"])
     flops = model_flops(settings.model, json.loads(Path(settings.rollouts).read_text()), settings.beta > 0)
-    print(f"update: ours {ours:.2f} s, TRL {theirs:.2f} s, ratio of medians {theirs / ours:.2f}; "
-          f"pairs {min(t / o for o, t in zip(*seconds.values(), strict=True)):.2f} to "
-          f"{max(t / o for o, t in zip(*seconds.values(), strict=True)):.2f}")  # fmt: skip
-    print(
-        f"peak memory: ours {peak['ours']:.0f} MB, TRL {peak['trl']:.0f} MB, ours / TRL {peak['ours'] / peak['trl']:.2f}"
-    )
-    print(f"model FLOPs {flops / 1e9:.0f} G an update: {flops / ours / 1e9:.0f} GF/s, {flops / ours / 1e9 / rate:.0%} of "
-          f"the {rate:.0f} GF/s of a matrix product")  # fmt: skip
+    print(f"update: ours {ours:.2f} s, TRL {theirs:.2f} s, ratio of medians {theirs / ours:.2f}")
+    print(f"ratios of the {len(ratios)} pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    print(f"peak memory: ours {peak['ours']:.0f} MB, TRL {peak['trl']:.0f} MB, {peak['ours'] / peak['trl']:.2f} of it")
+    print(f"{flops / 1e9:.0f} G model FLOPs an update: {flops / ours / 1e9:.0f} GF/s")
+    print(f"that is {flops / ours / 1e9 / rate:.0%} of the {rate:.0f} GF/s of a matrix product")
+
+
+def _said(run: dict[str, Any]) -> str:
+    first = f"loss {run['loss'][0]:.6f}, gradient {run['grad_norm'][0]:.6f}"
+    return f"{statistics.median(run['seconds']):.2f} s, {run['peak_mb']:.0f} MB, {run['gemm']:.0f} GF/s, {first}"
 
 
 # --- what a step must compute -----------------------------------------------------------------------------------------
@@ -297,17 +299,15 @@ def sweep(model_path: str) -> None:
     ranges = {"N": [1, 2, 4, 8], "L": [32, 64, 128, 256], "G": [4, 8, 16, 32], "P": [64, 128, 256, 512]}
     _pass(model, **base)
     for axis, values in ranges.items():
-        seconds = [
-            min(_seconds(lambda v=value: _pass(model, **base | {axis: v})) for _ in range(3)) for value in values
-        ]
-        fixed = f", exponent {_slope(values, seconds):.3f}"
-        print(f"{axis} {values}: {', '.join(f'{s:.2f}' for s in seconds)} s{fixed}", flush=True)
+        seconds = [_best(model, **base | {axis: value}) for value in values]
+        print(f"{axis} {values}: {', '.join(f'{s:.2f}' for s in seconds)} s, exponent {_slope(values, seconds):.3f}")
     for count in (2, 8, 32):
-        short, long = (
-            min(_seconds(lambda p=p: _pass(model, **base | {"P": p, "G": count, "L": 16})) for _ in range(3))
-            for p in (64, 448)
-        )
-        print(f"G {count}: 384 more prompt tokens cost {long - short:.2f} s", flush=True)
+        cost = _best(model, P=448, L=16, G=count, N=1) - _best(model, P=64, L=16, G=count, N=1)
+        print(f"G {count}: 384 more prompt tokens cost {cost:.2f} s", flush=True)
+
+
+def _best(model: nn.Module, **sizes: int) -> float:
+    return min(_seconds(partial(_pass, model, **sizes)) for _ in range(3))
 
 
 def _pass(model: nn.Module, P: int, L: int, G: int, N: int) -> None:

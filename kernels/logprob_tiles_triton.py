@@ -37,9 +37,10 @@ def tile_gradient(logits_NV: Tensor, rows: RowGradient, target_ids_N: Tensor, fi
 
 @triton.jit
 def _absorb(
-    logits, targets, top_in, sum_in, moment_in, target_in, top_out, sum_out, moment_out, target_out,
-    first, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> Any:  # fmt: skip
+    logits: Any, targets: Any, top_in: Any, sum_in: Any, moment_in: Any, target_in: Any,
+    top_out: Any, sum_out: Any, moment_out: Any, target_out: Any,
+    first: Any, rows: Any, columns: Any, stride: Any, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+) -> None:  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
     top = tl.load(top_in + row, mask=is_row, other=0.0)
@@ -71,9 +72,9 @@ def _absorb(
 
 @triton.jit
 def _tile_gradient(
-    logits, targets, by_logprob, by_entropy, log_total, entropy,
-    first, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> Any:  # fmt: skip
+    logits: Any, targets: Any, by_logprob: Any, by_entropy: Any, log_total: Any, entropy: Any,
+    first: Any, rows: Any, columns: Any, stride: Any, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+) -> None:  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row = row < rows

@@ -2,7 +2,7 @@
 
 Every segment attends to itself, segments of similar length side by side; all completions of a group attend to their
 prompt at once. The two softmaxes of a completion's token are joined by their log-sum-exps. In the backward pass each
-part, given the joint output and log-sum-exp, yields its part of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
+part, given the joint output and log-sum-exp, yields its share of the gradient (FlashAttention, arXiv 2205.14135, B.2).
 
 Axes: T tokens, H query heads, K heads of keys and values, D head size; B batch, L rows, J keys of one call.
 """
