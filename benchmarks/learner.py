@@ -336,7 +336,7 @@ def _slope(sizes: list[int], seconds: list[float]) -> float:
 def memory() -> None:
     """Peak memory of the log-probability step, without the weights and their gradient, by vocabulary and tokens."""
     for vocabulary in (16_384, 49_152, 151_936):
-        for tokens in (1024, 4096):
+        for tokens in (512, 2048):
             row = [_peak(way, vocabulary, tokens) for way in ("tiles", "whole")]
             print(
                 f"vocabulary {vocabulary}, {tokens} tokens: tiles {row[0]:.0f} MB, whole logits {row[1]:.0f} MB",
@@ -354,7 +354,8 @@ def step(way: str, vocabulary: int, tokens: int) -> None:
     from grpo.kernels.head_logprobs import LogitRules, head_scores
     from grpo.kernels.logprobs import token_logprobs_and_entropy
 
-    hidden, weight = torch.randn(tokens, 576).requires_grad_(), torch.randn(vocabulary, 576).requires_grad_()
+    hidden = torch.randn(tokens, 576).requires_grad_()
+    weight = torch.randn(vocabulary, 576).mul_(0.1).requires_grad_()  # logits with a spread of some nats
     hidden.grad, weight.grad = torch.ones_like(hidden), torch.ones_like(weight)
     targets = torch.randint(vocabulary, (tokens,))
     torch.ones(vocabulary, 576) @ torch.ones(576, 8)  # the gradient of the weights comes as one more of their size
