@@ -1,4 +1,4 @@
-"""From trajectories to packed micro-batches: completions of one prompt lie behind it, no padding, within a token budget.
+"""From trajectories to packed micro-batches: completions lie behind their prompt, no padding, within a token budget.
 
 Axes: S sequences of a micro-batch, T packed tokens, N of them trained on.
 """
@@ -33,8 +33,8 @@ def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedToke
     """Lay sequences end to end; neighbours with the same prompt share it.
 
     Three sequences, prompt 5 6 with targets 7 8 and with targets 3 4 2, and prompt 9 with target 4, give the tokens
-    5 6 7 3 4 9 at positions 0 1 2 2 3 0. The targets 7 8 3 4 2 4 are predicted at indices 1 2 1 3 4 5: the prompt's last
-    token predicts the first token of every completion.
+    5 6 7 3 4 9 at positions 0 1 2 2 3 0. The targets 7 8 3 4 2 4 are predicted at indices 1 2 1 3 4 5: the last token
+    of a prompt predicts the first token of each of its completions.
     """
     token_ids: list[int] = []
     positions: list[int] = []
@@ -57,7 +57,7 @@ def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedToke
     owners = [index for index, sequence in enumerate(sequences) for _ in sequence.target_ids]
     columns = (token_ids, positions, predictors, targets, owners)
     whole = [torch.tensor(column, dtype=torch.long, device=device) for column in columns]  # an empty one is float
-    return PackedTokens(tuple(groups), *whole, sequence_tokens=sum(map(len, sequences)))
+    return PackedTokens(tuple(groups), sum(map(len, sequences)), *whole)
 
 
 def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batch:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.policy import add_lora
 from grpo.pretrained import load_config
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
@@ -19,7 +20,7 @@ ACTIVATION_VALUES = 17
 arXiv 2205.05198, section 4.1: 34 bytes at 2 bytes a value)."""
 
 LOGIT_COPIES = 3
-"""Logits, their log-softmax and its gradient, in float32."""
+"""A tile of logits, its exponentials and its gradient, in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ def _grpo_words(stage: GrpoStage) -> list[str]:
     new_tokens = completions * stage.rollout.max_new_tokens
     updates = stage.minibatches_per_step * stage.epochs_per_step
     per_minibatch = stage.prompts_per_step // stage.minibatches_per_step
-    length = stage.rollout.max_new_tokens + stage.problems.max_prompt_tokens
-    learned = completions * length * stage.epochs_per_step
+    learned = (new_tokens + stage.prompts_per_step * stage.problems.max_prompt_tokens) * stage.epochs_per_step
     return [
         f"{stage.prompts_per_step} prompts a step x {stage.completions_per_prompt} completions a prompt = "
         f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
         f"{stage.minibatches_per_step} minibatches of {per_minibatch} prompts x {stage.epochs_per_step} epochs = "
         f"{updates} updates a step",
         f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens})",
-        f"the learner sees at most {learned:,} tokens a step (prompts of at most {stage.problems.max_prompt_tokens}), "
-        f"{stage.tokens_per_micro_batch:,} at a time",
+        f"the learner computes at most {learned:,} tokens a step (each prompt of at most "
+        f"{stage.problems.max_prompt_tokens} once), {stage.tokens_per_micro_batch:,} at a time",
     ]
 
 
@@ -77,13 +77,15 @@ def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, refe
     """Peak memory of the learner, part by part. LoRA needs no second copy for its reference."""
     tokens = stage.tokens_per_micro_batch
     weight = BYTES[model.dtype]
+    moments = weight * 2 if stage.optimizer == "adamw" else 2
+    kept = size.layers * ACTIVATION_VALUES if stage.activations != "recompute" else size.layers + ACTIVATION_VALUES
     parts = {
         "weights": size.parameters * weight,
         "gradients": size.trainable * weight,
-        "AdamW": size.trainable * 2 * weight,
+        "AdamW": size.trainable * moments,
         "reference": size.parameters * weight if reference and model.lora is None else 0,
-        "activations": tokens * size.hidden * size.layers * ACTIVATION_VALUES * BYTES[stage.precision],
-        "logits": tokens * size.vocabulary * 4 * LOGIT_COPIES,
+        "activations": tokens * size.hidden * kept * BYTES[stage.precision],
+        "logits": min(max(TILE, tokens * NARROWEST), tokens * size.vocabulary) * 4 * LOGIT_COPIES,
     }
     listed = " + ".join(f"{name} {value / 1e9:.2f}" for name, value in parts.items() if value)
     return f"memory: about {sum(parts.values()) / 1e9:.2f} GB = {listed} (with every token of a micro-batch trained on)"

@@ -20,7 +20,7 @@ from grpo.types import PackedTokens, TokenSequence
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 ROUNDED_TOLERANCE = 1e-1
-"""Largest difference of a log-probability between two ways to compute it: rounding, in half precision too, stays below."""
+"""Largest difference of a log-probability between two ways to compute it: rounding stays below."""
 
 OWN_LOGITS = "_grpo_own_logits"
 """Marks a model whose logits are no linear head's: they come from its own forward pass, all at once."""
@@ -30,7 +30,7 @@ OWN_LOGITS = "_grpo_own_logits"
 
 
 def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> TokenScores:
-    """The target tokens' log-probabilities at a sampling temperature, and more about their distributions, in float32."""
+    """The targets' log-probabilities at a sampling temperature, and more about their distributions, in float32."""
     base = _base(model)
     rules = _logit_rules(base, temperature)
     if getattr(base, OWN_LOGITS, False):

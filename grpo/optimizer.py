@@ -31,10 +31,10 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 
 def _eight_bit() -> Any:
     try:
-        from torchao.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError:
         raise UserError(
-            "optimizer: adamw_8bit needs the package torchao: pip install 'grpo-train[8bit]', or optimizer: adamw"
+            "optimizer: adamw_8bit needs the package bitsandbytes: pip install 'grpo-train[8bit]', or say adamw"
         ) from None
     return AdamW8bit
 

@@ -1,4 +1,4 @@
-"""Which sequences go into which micro-batch: whole groups where they fit, even loads, from lengths and prompts alone."""
+"""Which sequences go into which micro-batch: whole groups where they fit, even loads, by lengths and prompts alone."""
 
 from collections.abc import Sequence
 

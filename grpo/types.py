@@ -104,21 +104,21 @@ class PackedGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """S sequences (prompt and completion) laid end to end, without padding, in T tokens; a shared prompt lies there once.
+    """S sequences (prompt and completion) end to end, without padding, in T tokens; a shared prompt lies there once.
 
-    `groups` says what lies where: each is a prompt and, right after it, its completions without their last tokens, which
-    predict nothing. A completion's `position_ids_T` go on where its prompt's end. N tokens are targets: `target_ids_N` is
-    predicted at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
+    `groups` says what lies where: each is a prompt and, right after it, its completions without their last tokens, that
+    predict nothing. A completion's `position_ids_T` go on where its prompt's end. N tokens are targets: `target_ids_N`
+    is predicted at index `predictor_N` of T, and `sequence_N` says which of the S sequences it belongs to (0..S-1).
     `sequence_tokens` counts the tokens of all S sequences as if each had a prompt of its own.
     """
 
     groups: tuple[PackedGroup, ...]
+    sequence_tokens: int
     token_ids_T: Tensor
     position_ids_T: Tensor
     predictor_N: Tensor
     target_ids_N: Tensor
     sequence_N: Tensor
-    sequence_tokens: int
 
 
 @dataclass(frozen=True)

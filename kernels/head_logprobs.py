@@ -7,6 +7,9 @@ Axes: N tokens, D hidden units, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +51,7 @@ class LogitRules:
 
 
 class TokenScores(NamedTuple):
-    """Of each of N tokens: its log-probability, its distribution's entropy in nats, and the likeliest one's probability.
+    """Of each of N tokens: its log-probability, its distribution's entropy in nats, and the highest probability in it.
 
     The last carries no gradient.
     """
@@ -98,7 +101,7 @@ class _HeadScores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         like_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         state = RowState.empty(like_N)
-        absorb, _ = _tile_functions(hidden_ND.device.type)
+        absorb = _tiles_of(hidden_ND).absorb
         for first, last in _tiles(len(hidden_ND), len(weight_VD)):
             logits_NV = rules(_raw(hidden_ND, weight_VD[first:last], None if bias_V is None else bias_V[first:last]))
             state = absorb(state, logits_NV, target_ids_N, first)
@@ -115,7 +118,7 @@ class _HeadScores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         hidden_ND, weight_VD, bias_V, target_ids_N, log_total_N, entropy_value_N = ctx.saved_tensors
         rows = RowGradient(logprob_N, entropy_N, log_total_N, entropy_value_N)
-        _, tile_gradient = _tile_functions(hidden_ND.device.type)
+        tile_gradient = _tiles_of(hidden_ND).tile_gradient
         by_hidden_ND = torch.zeros_like(hidden_ND, dtype=log_total_N.dtype)
         by_weight_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         by_bias_V = torch.empty_like(bias_V) if bias_V is not None and ctx.needs_input_grad[2] else None
@@ -130,7 +133,7 @@ class _HeadScores(torch.autograd.Function):
             gradient_NV = gradient_NV.to(hidden_ND.dtype)
             by_hidden_ND += gradient_NV @ part_VD
             if by_weight_VD is not None:
-                by_weight_VD[first:last] = gradient_NV.mT @ hidden_ND
+                _product_into(by_weight_VD[first:last], gradient_NV.mT, hidden_ND)
         return by_hidden_ND.to(hidden_ND.dtype), by_weight_VD, by_bias_V, None, None
 
 
@@ -146,10 +149,15 @@ def _raw(hidden_ND: Tensor, part_VD: Tensor, part_V: Tensor | None) -> Tensor:
     )
 
 
-def _tile_functions(device: str) -> tuple[Callable[..., RowState], Callable[..., Tensor]]:
-    """The kernels of the device: Triton's on a GPU, plain torch elsewhere."""
-    if device == "cuda":
-        from grpo.kernels import logprob_tiles_triton as fused
+def _product_into(place_VD: Tensor, left_VN: Tensor, right_ND: Tensor) -> None:
+    if place_VD.dtype == right_ND.dtype:
+        torch.mm(left_VN, right_ND, out=place_VD)
+    else:
+        place_VD.copy_(left_VN @ right_ND)
 
-        return fused.absorb, fused.tile_gradient
-    return logprob_tiles.absorb, logprob_tiles.tile_gradient
+
+def _tiles_of(hidden_ND: Tensor) -> ModuleType:
+    """What works on tiles: Triton's kernels on a GPU, plain torch elsewhere and where there is no Triton."""
+    if hidden_ND.device.type == "cuda" and find_spec("triton"):
+        return import_module("grpo.kernels.logprob_tiles_triton")
+    return logprob_tiles

@@ -19,8 +19,8 @@ LONGEST_TO_SHORTEST = 1.25
 class Layout:
     """Groups laid end to end, each a prompt and its completions. What is derived is kept for the layers to come.
 
-    A segment is a run of tokens that see only earlier tokens of their own; `across` names what else they see. A group of
-    one completion is one segment.
+    A segment is a run of tokens that see earlier tokens of their own; `across` names what else they see. A group of one
+    completion is one segment.
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device):
@@ -57,8 +57,10 @@ class Layout:
 
     @cached_property
     def branches(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each of T tokens its group, its place in the group (0: the prompt, then the completions), its position."""
-        group_T, branch_T, position_T = [], [], []
+        """For each of T tokens its group, its place in the group (0: prompt, 1...: completions), its position."""
+        group_T: list[int] = []
+        branch_T: list[int] = []
+        position_T: list[int] = []
         for number, (prompt, completions) in enumerate(self.groups):
             group_T += [number] * (prompt + sum(completions))
             branch_T += [0] * prompt

@@ -1,4 +1,4 @@
-"""What is done with a tile of logits: the plain version. N: tokens, V: the tile's part of the vocabulary, from `first` on.
+"""What is done with a tile of logits: the plain version. N: tokens, V: the tile's part of the vocabulary from `first`.
 
 Logits come as float32 or float64, and each token's row is met tile by tile, as in an online softmax.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RowState(NamedTuple):
-    """Of the logits z seen so far: the largest m, sum exp(z - m), sum (z - m) exp(z - m), and the target's, once met."""
+    """Of the logits z so far: the largest m, sum exp(z - m), sum (z - m) exp(z - m), and the target's, once met."""
 
     top_N: Tensor
     sum_N: Tensor

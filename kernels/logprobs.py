@@ -1,4 +1,6 @@
-"""Log-probabilities and entropy of a policy's next tokens: the plain reference. N: tokens, V: vocabulary.
+"""Log-probabilities and entropy of a policy's next tokens from whole logits: the reference of head_logprobs.py.
+
+N: tokens, V: vocabulary.
 
 All of it happens in float32, or float64 for float64 logits: bfloat16 has three digits, a ratio of 1.001 needs more.
 Both go through log_softmax, which takes the row's maximum off first; logsumexp z - sum p z is a difference of large

@@ -2,7 +2,7 @@
 
 Every segment attends to itself, segments of similar length side by side; all completions of a group attend to their
 prompt at once. The two softmaxes of a completion's token are joined by their log-sum-exps. In the backward pass each
-part, given the joint output and log-sum-exp, yields its part of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
+part, given the joint output and log-sum-exp, yields its share of the gradient (FlashAttention, arXiv 2205.14135, B.2).
 
 Axes: T tokens, H query heads, K heads of keys and values, D head size; B batch, L rows, J keys of one call.
 """
@@ -48,12 +48,13 @@ class _PrefixAttention(torch.autograd.Function):
         out_THD, lse_TH = torch.empty_like(query_THD), query_THD.new_empty(query_THD.shape[:2])
         attend, _ = _kernel(rules)
         for part in _side_by_side(layout):
-            rows = (part.take(tensor) for tensor in (query_THD, key_TKD, value_TKD))
-            out, lse = attend(*rows, _causal(part, rules), rules)
+            inputs = (part.take(tensor) for tensor in (query_THD, key_TKD, value_TKD))
+            out, lse = attend(*inputs, _causal(part, rules), rules)
             part.put(out_THD, out)
             part.put(lse_TH, lse)
         for rows, keys, mask in _across(layout, rules.window):
-            out, lse = attend(*map(_batch, (query_THD[rows], key_TKD[keys], value_TKD[keys])), mask, rules)
+            given = query_THD[rows], key_TKD[keys], value_TKD[keys]
+            out, lse = attend(*map(_batch, given), mask, rules)
             _join(out_THD[rows], lse_TH[rows], _unbatch(out), _unbatch(lse))
         ctx.save_for_backward(query_THD, key_TKD, value_TKD, out_THD, lse_TH)
         ctx.layout, ctx.rules = layout, rules
@@ -61,20 +62,21 @@ class _PrefixAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:
         query_THD, key_TKD, value_TKD, out_THD, lse_TH = ctx.saved_tensors
         _, gradients = _kernel(ctx.rules)
-        by = tuple(torch.empty_like(tensor) for tensor in (query_THD, key_TKD, value_TKD))
+        by = [torch.empty_like(tensor) for tensor in (query_THD, key_TKD, value_TKD)]
         grad_THD = grad_THD.contiguous()
         for part in _side_by_side(ctx.layout):
-            rows = [part.take(tensor) for tensor in (query_THD, key_TKD, value_TKD, out_THD)]
+            inputs = [part.take(tensor) for tensor in (query_THD, key_TKD, value_TKD, out_THD)]
             grad, lse = part.take(grad_THD, padded_with=0.0), part.take(lse_TH, padded_with=torch.inf)
-            for whole, some in zip(by, gradients(grad, *rows, lse, _causal(part, ctx.rules), ctx.rules), strict=True):
-                part.put(whole, some)
+            pieces = gradients(grad, *inputs, lse, _causal(part, ctx.rules), ctx.rules)
+            for whole, piece in zip(by, pieces, strict=True):
+                part.put(whole, piece)
         for rows, keys, mask in _across(ctx.layout, ctx.rules.window):
-            inputs = grad_THD[rows], query_THD[rows], key_TKD[keys], value_TKD[keys], out_THD[rows], lse_TH[rows]
-            some = gradients(*map(_batch, inputs), mask, ctx.rules)
-            for whole, where, piece in zip(by, (rows, keys, keys), some, strict=True):
+            given = grad_THD[rows], query_THD[rows], key_TKD[keys], value_TKD[keys], out_THD[rows], lse_TH[rows]
+            pieces = gradients(*map(_batch, given), mask, ctx.rules)
+            for whole, where, piece in zip(by, (rows, keys, keys), pieces, strict=True):
                 whole[where] += _unbatch(piece)
         return *by, None, None
 

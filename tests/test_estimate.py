@@ -75,8 +75,8 @@ def test_the_arithmetic_of_a_grpo_stage_by_hand() -> None:
         "  16 prompts a step x 8 completions a prompt = 128 completions a step, 1,280 in 10 steps",
         "  4 minibatches of 4 prompts x 2 epochs = 8 updates a step",
         "  at most 12,800 new tokens a step (completions of at most 100)",
-        # 128 completions x (100 + 50) tokens x 2 epochs
-        "  the learner sees at most 38,400 tokens a step (prompts of at most 50), 1,000 at a time",
+        # (128 completions x 100 + 16 prompts x 50) tokens x 2 epochs
+        "  the learner computes at most 27,200 tokens a step (each prompt of at most 50 once), 1,000 at a time",
     ]
 
 
@@ -108,6 +108,16 @@ def test_memory_by_hand() -> None:
         f"AdamW {2 * weights / 1e9:.2f} + reference {weights / 1e9:.2f} + activations {activations / 1e9:.2f} + "
         f"logits {logits / 1e9:.2f} (with every token of a micro-batch trained on)"
     )
+
+
+def test_memory_of_the_options_that_save_it() -> None:
+    saving = GRPO | {"activations": "recompute", "optimizer": "adamw_8bit", "kl": {"beta": 0}}
+    said = words({"init": LLAMA | {"config": LLAMA["config"] | {"num_hidden_layers": 40}}}, saving)
+    parameters = int(said[0].split()[1].replace(",", ""))
+    # Two bytes of moments a weight; of each layer its input, and one layer's 17 values at a time.
+    activations, logits = 1000 * 16 * (40 + 17) * 4, 1000 * 258 * 4 * 3
+    total = parameters * (4 + 4 + 2) + activations + logits
+    assert said[-1].startswith(f"  memory: about {total / 1e9:.2f} GB")
 
 
 def test_no_penalty_no_reference() -> None:

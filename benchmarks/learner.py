@@ -1,0 +1,414 @@
+"""How fast the learner is: against TRL's GRPOTrainer on the same rollouts, and how its time and memory grow.
+
+    python benchmarks/learner.py record models/smollm2-135m rollouts.json --prompt 200 --new 128
+    python benchmarks/learner.py compare models/smollm2-135m rollouts.json --pairs 5 [--beta 0.04] [--dtype bf16]
+    python benchmarks/learner.py sweep models/smollm2-135m
+    python benchmarks/learner.py memory
+
+`compare` starts one process a run, in turn, and says the ratio of medians. Both sides make the same number of updates
+from the same tokens with the same loss; the first update of each process warms up and is not counted. TRL runs without
+gradient checkpointing and without a pass for old log-probabilities, which is its fastest way.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+
+GROUPS, COMPLETIONS = 2, 8
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def record(model_path: str, out: Path, prompt: int, new: int) -> None:
+    """Sample groups from the model itself, with prompts of exactly `prompt` tokens, and give them random rewards."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    torch.manual_seed(0)
+    groups = []
+    for prompt_ids in _prompts(tokenizer, prompt):
+        ids = torch.tensor([prompt_ids])
+        sampled = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+            num_return_sequences=COMPLETIONS, max_new_tokens=new, pad_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        completions = [_until(row[len(prompt_ids) :].tolist(), tokenizer.eos_token_id) for row in sampled]
+        rewards = torch.rand(COMPLETIONS)
+        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
+        groups.append({"prompt": prompt_ids, "completions": completions, "advantages": advantages.tolist()})
+    out.write_text(json.dumps({"prompt": prompt, "new": new, "groups": groups}))
+    print(f"{out}: completions of {[[len(c) for c in g['completions']] for g in groups]} tokens")
+
+
+def _prompts(tokenizer: Any, length: int) -> Iterator[list[int]]:
+    """Chats about grade-school problems, cut or repeated to the length."""
+    sample = Path(__file__).parents[1] / "tests" / "gsm8k_sample.jsonl"
+    questions = [json.loads(line)["question"] for line in sample.read_text().splitlines()]
+    before, after = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    )
+    for number in range(GROUPS):
+        words = tokenizer(" ".join(questions[number::GROUPS]), add_special_tokens=False).input_ids
+        yield [*before, *words[: length - len(before) - len(after)], *after]
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+# --- the two learners -------------------------------------------------------------------------------------------------
+
+
+def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each update of this learner, its loss and gradient norm."""
+    from accelerate import Accelerator
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from grpo.batch import Trajectory, micro_batches
+    from grpo.forward import prepare_packing, target_logprobs
+    from grpo.learner import Learner, train_step
+    from grpo.losses import make_loss
+    from grpo.objective import PolicyGradient
+    from grpo.policy import Policy, make_reference
+    from grpo.recipe import GrpoStage
+    from grpo.types import TokenSequence
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    prepare_packing(model, tokenizer)
+    stage = GrpoStage.model_validate(
+        {
+            "kind": "grpo", "lr": 1e-6, "steps": 100, "problems": {"path": "-"}, "rewards": [{"name": "accuracy"}],
+            "precision": settings.dtype, "kl": {"beta": settings.beta}, "tokens_per_micro_batch": settings.budget,
+        }
+    )  # fmt: skip
+    reference = make_reference(Policy(model, tokenizer, "")) if settings.beta else None
+    learner = Learner(model, stage, 100, Accelerator(cpu=True))
+    objective = PolicyGradient(make_loss(stage.loss), 1.0, stage.kl, reference, 0.0)
+    count = sum(len(group["completions"]) for group in rollouts["groups"])
+    trajectories = [
+        Trajectory(TokenSequence(tuple(g["prompt"]), tuple(ids)), (0.0,) * len(ids), advantage, 1 / (count * len(ids)))
+        for g in rollouts["groups"]
+        for ids, advantage in zip(g["completions"], g["advantages"], strict=True)
+    ]
+    cpu = torch.device("cpu")
+    sampled = []
+    with torch.no_grad(), learner.autocast():
+        for trajectory in trajectories:  # the sampler's own log-probabilities
+            (alone,) = micro_batches([trajectory], settings.budget, cpu)
+            logprobs = tuple(target_logprobs(model, alone.tokens).tolist())
+            sampled.append(Trajectory(trajectory.tokens, logprobs, trajectory.advantage, trajectory.weight))
+    seconds, losses, norms = [], [], []
+    for step in range(settings.updates + 1):
+        begin = time.perf_counter()
+        figures = train_step(learner, micro_batches(sampled, settings.budget, cpu), objective, step).figures()
+        seconds.append(time.perf_counter() - begin)
+        losses.append(figures["loss"])
+        norms.append(figures["grad_norm"])
+    return {"seconds": seconds[1:], "loss": losses, "grad_norm": norms}
+
+
+def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namespace) -> dict[str, Any]:
+    """The same of TRL: its trainer is given the recorded completions where it would sample."""
+    import tempfile
+
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Recorded(GRPOTrainer):
+        """A trainer that has sampled already."""
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            batch = _padded(rollouts)
+            if self.beta:
+                ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+                mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+                with torch.no_grad():
+                    batch["ref_per_token_logps"] = self._get_per_token_logps_and_entropies(
+                        self.ref_model,
+                        ids,
+                        mask,
+                        batch["completion_ids"].size(1),
+                        self.args.per_device_train_batch_size,
+                    )[0]
+            return batch
+
+    class Watch(TrainerCallback):
+        """Notes how long every update takes."""
+
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+            self.begin = 0.0
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.begin = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.begin)
+
+    count = sum(len(group["completions"]) for group in rollouts["groups"])
+    size = settings.trl_batch or count
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder, per_device_train_batch_size=size, gradient_accumulation_steps=count // size,
+            num_generations=COMPLETIONS, max_completion_length=rollouts["new"], loss_type="grpo", beta=settings.beta,
+            learning_rate=1e-6, lr_scheduler_type="constant", max_grad_norm=1.0, max_steps=settings.updates + 1,
+            gradient_checkpointing=False, bf16=settings.dtype == "bf16", use_cpu=True, report_to="none",
+            save_strategy="no", logging_steps=1, disable_tqdm=True, use_bias_correction_kl=False,
+        )  # fmt: skip
+        watch = Watch()
+        trainer = Recorded(
+            model=AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": ["-"] * (4 * count)}),
+            processing_class=AutoTokenizer.from_pretrained(model_path),
+            callbacks=[watch],
+        )
+        trainer.train()
+    logs = [row for row in trainer.state.log_history if "grad_norm" in row]
+    return {
+        "seconds": watch.seconds[1:],
+        "loss": [row["loss"] for row in logs],
+        "grad_norm": [row["grad_norm"] for row in logs],
+    }
+
+
+def _padded(rollouts: dict[str, Any]) -> dict[str, Any]:
+    """The rollouts as TRL holds them: every prompt once a completion, completions padded to the longest."""
+    rows = [(group["prompt"], ids) for group in rollouts["groups"] for ids in group["completions"]]
+    prompts = torch.tensor([prompt for prompt, _ in rows])
+    completions = nn.utils.rnn.pad_sequence([torch.tensor(ids) for _, ids in rows], batch_first=True)
+    lengths = torch.tensor([len(ids) for _, ids in rows])
+    mask = (torch.arange(completions.shape[1]) < lengths[:, None]).long()
+    return {
+        "prompt_ids": prompts,
+        "prompt_mask": torch.ones_like(prompts),
+        "completion_ids": completions,
+        "completion_mask": mask,
+        "advantages": torch.tensor([a for group in rollouts["groups"] for a in group["advantages"]]),
+        "num_items_in_batch": mask.sum(),
+    }
+
+
+def one(settings: argparse.Namespace) -> None:
+    """A single process's run, as JSON on the last line."""
+    rollouts = json.loads(Path(settings.rollouts).read_text())
+    result = (run_ours if settings.who == "ours" else run_trl)(settings.model, rollouts, settings)
+    rate = gemm_rate(torch.bfloat16 if settings.dtype == "bf16" else torch.float32)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(result | {"peak_mb": peak, "gemm": rate}))
+
+
+def compare(settings: argparse.Namespace) -> None:
+    """Alternate processes and say medians and their ratio."""
+    results: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    for pair in range(settings.pairs):
+        for who in ("ours", "trl") if pair % 2 == 0 else ("trl", "ours"):
+            given = ["--updates", str(settings.updates), "--beta", str(settings.beta), "--dtype", settings.dtype]
+            sizes = ["--budget", str(settings.budget), "--trl-batch", str(settings.trl_batch)]
+            command = [sys.executable, __file__, "one", settings.model, settings.rollouts, "--who", who, *given, *sizes]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
+            results[who].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{who}: {_said(results[who][-1])}", flush=True)
+    seconds = {who: [statistics.median(r["seconds"]) for r in runs] for who, runs in results.items()}
+    peak = {who: statistics.median(r["peak_mb"] for r in runs) for who, runs in results.items()}
+    ours, theirs = (statistics.median(seconds[who]) for who in ("ours", "trl"))
+    ratios = sorted(t / o for o, t in zip(*seconds.values(), strict=True))
+    rate = statistics.median(r["gemm"] for r in results["ours"])
+    flops = model_flops(settings.model, json.loads(Path(settings.rollouts).read_text()), settings.beta > 0)
+    print(f"update: ours {ours:.2f} s, TRL {theirs:.2f} s, ratio of medians {theirs / ours:.2f}")
+    print(f"ratios of the {len(ratios)} pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    print(f"peak memory: ours {peak['ours']:.0f} MB, TRL {peak['trl']:.0f} MB, {peak['ours'] / peak['trl']:.2f} of it")
+    print(f"{flops / 1e9:.0f} G model FLOPs an update: {flops / ours / 1e9:.0f} GF/s")
+    print(f"that is {flops / ours / 1e9 / rate:.0%} of the {rate:.0f} GF/s of a matrix product")
+
+
+def _said(run: dict[str, Any]) -> str:
+    first = f"loss {run['loss'][0]:.6f}, gradient {run['grad_norm'][0]:.6f}"
+    return f"{statistics.median(run['seconds']):.2f} s, {run['peak_mb']:.0f} MB, {run['gemm']:.0f} GF/s, {first}"
+
+
+# --- what a step must compute -----------------------------------------------------------------------------------------
+
+
+def model_flops(model_path: str, rollouts: dict[str, Any], with_reference: bool) -> float:
+    """Multiplications and additions that an update needs: each prompt once, 2 a weight and token forward, 4 backward.
+
+    Logits of completion tokens alone, causal attention without what it masks, nothing for computing anything twice.
+    """
+    config = json.loads((Path(model_path) / "config.json").read_text())
+    hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
+    heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
+    weights = layers * hidden * (2 * hidden + 2 * hidden * shared // heads + 3 * config["intermediate_size"])
+    forward = 0.0
+    for group in rollouts["groups"]:
+        prompt, lengths = len(group["prompt"]), [len(ids) for ids in group["completions"]]
+        tokens = prompt + sum(n - 1 for n in lengths)
+        seen = prompt * (prompt + 1) / 2 + sum((n - 1) * (prompt + n / 2) for n in lengths)
+        forward += 2 * weights * tokens + 4 * layers * hidden * seen + 2 * hidden * vocabulary * sum(lengths)
+    return forward * (4 if with_reference else 3)
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """The best of many products of this model's shapes, in GF/s."""
+    a, b = torch.randn(2048, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
+    best = min(_seconds(lambda: a @ b.T) for _ in range(30))
+    return 2 * 2048 * 576 * 1536 / best / 1e9
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------
+
+
+def sweep(model_path: str) -> None:
+    """Seconds of forward and backward pass over prompt length P, completion length L, completions G and groups N."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from grpo.forward import prepare_packing
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    prepare_packing(model, AutoTokenizer.from_pretrained(model_path))
+    base = {"P": 64, "L": 64, "G": 8, "N": 1}
+    ranges = {"N": [1, 2, 4, 8], "L": [32, 64, 128, 256], "G": [4, 8, 16, 32], "P": [64, 128, 256, 512]}
+    _pass(model, **base)
+    for axis, values in ranges.items():
+        seconds = [_best(model, **base | {axis: value}) for value in values]
+        print(f"{axis} {values}: {', '.join(f'{s:.2f}' for s in seconds)} s, exponent {_slope(values, seconds):.3f}")
+    for count in (2, 8, 32):
+        cost = _best(model, P=448, L=16, G=count, N=1) - _best(model, P=64, L=16, G=count, N=1)
+        print(f"G {count}: 384 more prompt tokens cost {cost:.2f} s", flush=True)
+
+
+def _best(model: nn.Module, **sizes: int) -> float:
+    return min(_seconds(partial(_pass, model, **sizes)) for _ in range(3))
+
+
+def _pass(model: nn.Module, P: int, L: int, G: int, N: int) -> None:
+    from grpo.batch import pack
+    from grpo.forward import target_logprobs
+    from grpo.types import TokenSequence
+
+    random_ids = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(49000, (count,), generator=random_ids).tolist())
+
+    for _ in range(N):  # a group is a micro-batch
+        prompt = ids(P)
+        tokens = pack([TokenSequence(prompt, ids(L)) for _ in range(G)], torch.device("cpu"))
+        target_logprobs(model, tokens).sum().backward()
+    model.zero_grad()
+
+
+def _slope(sizes: list[int], seconds: list[float]) -> float:
+    """Of a straight line through the logarithms."""
+    x, y = [math.log(size) for size in sizes], [math.log(second) for second in seconds]
+    return statistics.linear_regression(x, y).slope
+
+
+def memory() -> None:
+    """Peak memory of the log-probability step, without the weights and their gradient, by vocabulary and tokens."""
+    for vocabulary in (16_384, 49_152, 151_936):
+        for tokens in (512, 2048):
+            row = [_peak(way, vocabulary, tokens) for way in ("tiles", "whole")]
+            print(
+                f"vocabulary {vocabulary}, {tokens} tokens: tiles {row[0]:.0f} MB, whole logits {row[1]:.0f} MB",
+                flush=True,
+            )
+
+
+def _peak(way: str, vocabulary: int, tokens: int) -> float:
+    command = [sys.executable, __file__, "step", way, str(vocabulary), str(tokens)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def step(way: str, vocabulary: int, tokens: int) -> None:
+    """One log-probability step in this process; prints how far it raised peak memory, in MB."""
+    from grpo.kernels.head_logprobs import LogitRules, head_scores
+    from grpo.kernels.logprobs import token_logprobs_and_entropy
+
+    hidden = torch.randn(tokens, 576).requires_grad_()
+    weight = torch.randn(vocabulary, 576).mul_(0.1).requires_grad_()  # logits with a spread of some nats
+    hidden.grad, weight.grad = torch.ones_like(hidden), torch.ones_like(weight)
+    targets = torch.randint(vocabulary, (tokens,))
+    torch.ones(vocabulary, 576) @ torch.ones(576, 8)  # the gradient of the weights comes as one more of their size
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def scores() -> tuple[Tensor, Tensor]:
+        if way == "tiles":
+            return head_scores(hidden, weight, None, targets, LogitRules())[:2]
+        return token_logprobs_and_entropy(hidden @ weight.T, targets)
+
+    logprobs, entropy = scores()
+    (logprobs - 0.01 * entropy).sum().backward()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    recording = commands.add_parser("record")
+    recording.add_argument("model")
+    recording.add_argument("out", type=Path)
+    recording.add_argument("--prompt", type=int, default=200)
+    recording.add_argument("--new", type=int, default=128)
+    for name in ("compare", "one"):
+        comparing = commands.add_parser(name)
+        comparing.add_argument("model")
+        comparing.add_argument("rollouts")
+        comparing.add_argument("--updates", type=int, default=2)
+        comparing.add_argument("--beta", type=float, default=0.0)
+        comparing.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+        comparing.add_argument("--budget", type=int, default=4096, help="tokens of a micro-batch, ours")
+        comparing.add_argument("--trl-batch", type=int, default=8, help="sequences of a micro-batch, TRL's")
+        comparing.add_argument("--pairs", type=int, default=5)
+        comparing.add_argument("--who", choices=["ours", "trl"])
+    commands.add_parser("sweep").add_argument("model")
+    commands.add_parser("memory")
+    stepping = commands.add_parser("step")
+    stepping.add_argument("way")
+    stepping.add_argument("vocabulary", type=int)
+    stepping.add_argument("tokens", type=int)
+    settings = parser.parse_args()
+    if settings.command == "record":
+        record(settings.model, settings.out, settings.prompt, settings.new)
+    elif settings.command == "sweep":
+        sweep(settings.model)
+    elif settings.command == "memory":
+        memory()
+    elif settings.command == "step":
+        step(settings.way, settings.vocabulary, settings.tokens)
+    else:
+        {"compare": compare, "one": one}[settings.command](settings)
+
+
+if __name__ == "__main__":
+    main()
