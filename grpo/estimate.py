@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from grpo.engine_estimate import engine_words
+from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.policy import add_lora
 from grpo.pretrained import load_config
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
 from grpo.recipe_file import dump_recipe
+from grpo.rollout.vllm_options import cache_bytes_per_token
 from grpo.scratch import make_config
 
 BYTES = {"float32": 4, "bfloat16": 2, "fp32": 4, "bf16": 2}
@@ -32,6 +35,7 @@ class ModelSize:
     hidden: int
     layers: int
     vocabulary: int
+    cache_values: int
 
 
 def describe(recipe: Recipe) -> str:
@@ -46,14 +50,25 @@ def describe(recipe: Recipe) -> str:
 
 def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: ModelSettings) -> list[str]:
     if isinstance(stage, GrpoStage):
-        return [*_grpo_words(stage), _memory(stage, size, model, reference=stage.kl.beta > 0)]
+        learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
+        engine = _engine(stage.rollout, stage, stage.rollout.max_new_tokens, size, model)
+        return [*_grpo_words(stage), engine, learner]
     if isinstance(stage, SftStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", _memory(stage, size, model)]
     greedy = "one greedy completion"
     sampled = f" and {stage.samples} samples" if stage.samples else ""
     tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
-    return [f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"]
+    words = f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"
+    return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
+
+
+def _engine(
+    settings: EngineSettings, stage: GrpoStage | EvaluateStage, new: int, size: ModelSize, model: ModelSettings
+) -> str:
+    dtype = "float32" if (stage.precision, model.dtype) == ("fp32", "float32") else "bfloat16"
+    length = stage.problems.max_prompt_tokens + new
+    return engine_words(settings, size.parameters, size.cache_values, length, dtype)
 
 
 def _grpo_words(stage: GrpoStage) -> list[str]:
@@ -108,6 +123,7 @@ def _model_size(settings: ModelSettings) -> ModelSize:
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
+        cache_values=cache_bytes_per_token(config, "float32") // BYTES["float32"],
     )
 
 

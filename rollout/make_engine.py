@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from accelerate import PartialState
+
 from grpo.engine_settings import EngineSettings
 from grpo.policy import Policy
 from grpo.rollout.engine import Engine
@@ -15,6 +17,7 @@ from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.verification import Precision, Probe, make_probe
 from grpo.rollout.vllm_engine import VllmEngine
 from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
+from grpo.types import UserError
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,19 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
 
 
 def chosen_engine(settings: EngineSettings) -> Literal["transformers", "vllm", "vllm-server"]:
-    """The engine, `auto` resolved: vLLM where it is installed."""
+    """The engine, `auto` resolved: vLLM where it is installed and one process learns.
+
+    Raises:
+        UserError: an engine of vLLM is asked for by several learner processes.
+    """
+    processes = PartialState().num_processes
     if settings.engine == "auto":
-        return "vllm" if find_spec("vllm") is not None else "transformers"
+        return "vllm" if find_spec("vllm") is not None and processes == 1 else "transformers"
+    if settings.engine != "transformers" and processes > 1:
+        raise UserError(
+            f"rollout.engine: {settings.engine} samples for one learner process, got {processes}: launch one, or set "
+            "engine: transformers, with which every process samples its share"
+        )
     return settings.engine
 
 

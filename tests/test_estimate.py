@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
+from grpo.engine_estimate import engine_words
+from grpo.engine_settings import EngineSettings
 from grpo.estimate import describe
 from grpo.policy import add_lora, load_policy, save_policy
 from grpo.recipe import LoraSettings, ModelSettings, Recipe
@@ -24,7 +26,7 @@ DEEPSEEK = {
 }  # fmt: skip
 GRPO = {
     "kind": "grpo", "lr": 1e-6, "steps": 10, "prompts_per_step": 16, "completions_per_prompt": 8,
-    "minibatches_per_step": 4, "epochs_per_step": 2, "rollout": {"max_new_tokens": 100},
+    "minibatches_per_step": 4, "epochs_per_step": 2, "rollout": {"engine": "transformers", "max_new_tokens": 100},
     "tokens_per_micro_batch": 1000,
 }  # fmt: skip
 
@@ -85,10 +87,20 @@ def test_the_arithmetic_of_the_other_stages_by_hand() -> None:
     said = words({"init": LLAMA}, sft, {"kind": "evaluate", "limit": 10, "samples": 8, "max_new_tokens": 20})
     assert said[2:4] == ["01-sft", "  5 examples a step, one update a step, 3 epochs"]
     # 10 problems x (1 + 8) completions x 20 tokens
-    assert said[-2:] == [
-        "02-evaluate",
-        "  at most 10 problems, one greedy completion and 8 samples of each: at most 1,800 new tokens a model",
-    ]
+    assert said[-3] == "02-evaluate"
+    assert said[-1] == (
+        "  at most 10 problems, one greedy completion and 8 samples of each: at most 1,800 new tokens a model"
+    )
+
+
+def test_what_an_engine_takes_by_hand() -> None:
+    """A 7B Llama keeps 2 x 32 layers x 32 heads x 128 numbers a token: 64 completions of 150 tokens are 10.07 GB."""
+    parameters, cache_values = 7_000_000_000, 262_144
+    settings = EngineSettings(engine="transformers")
+    assert "at most 10.07 GB" in engine_words(settings, parameters, cache_values, 150, "float32")
+    halved = EngineSettings(engine="vllm", vllm={"dtype": "bfloat16", "kv_cache_gb": 2.5})  # type: ignore[arg-type]
+    said = engine_words(halved, parameters, cache_values, 150, "float32")
+    assert said == ("engine vllm (bfloat16): about 16.50 GB = a copy of the weights 14.00 + keys and values 2.50")
 
 
 def test_memory_by_hand() -> None:

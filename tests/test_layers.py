@@ -24,7 +24,7 @@ FLOORS = [
     },
     {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
-    {"grpo.preflight", "grpo.pipeline", "grpo.estimate", "grpo.cli"},
+    {"grpo.preflight", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli"},
 ]  # fmt: skip
 
 
