@@ -10,11 +10,12 @@ from accelerate import PartialState
 
 from grpo.engine_settings import EngineSettings
 from grpo.policy import Policy
+from grpo.rollout.adapters import adapter_rank, sends_adapter
 from grpo.rollout.engine import Engine
 from grpo.rollout.server_engine import ServerEngine
 from grpo.rollout.stopping import find_eos_ids
 from grpo.rollout.transformers_engine import TransformersEngine
-from grpo.rollout.verification import Precision, Probe, make_probe
+from grpo.rollout.verification import PROMPT_TOKENS, Precision, Probe, make_probe
 from grpo.rollout.vllm_engine import VllmEngine
 from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
 from grpo.types import UserError
@@ -35,10 +36,13 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
     """Start the engine of a stage. Raises UserError when it cannot be had or cannot serve the policy."""
     if chosen_engine(settings) == "transformers":
         return TransformersEngine(policy.model, policy.tokenizer, settings.max_concurrent, work.precision)
-    load = Load(max(map(len, work.prompts)) + work.max_new_tokens)
+    rollout = max(map(len, work.prompts)) + work.max_new_tokens
+    adapter = settings.servers is None and sends_adapter(policy.model, settings.vllm.lora)
+    load = Load(max(rollout, PROMPT_TOKENS + settings.check.tokens), adapter_rank(policy.model) if adapter else 0)
     config = policy.model.config
     options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load, on_cpu())
-    sleep_level = 0 if on_cpu() else settings.vllm.sleep_level
+    # Adapters do not bring back a base model that level 2 has dropped.
+    sleep_level = 0 if on_cpu() else min(settings.vllm.sleep_level, 1 if adapter else 2)
     eos_ids = find_eos_ids(policy.model, policy.tokenizer)
     if settings.servers is not None:
         return ServerEngine(settings, options, policy.tokenizer, eos_ids, work.logs)
@@ -72,7 +76,9 @@ def engine_dtype(settings: EngineSettings, policy: Policy, work: Work) -> Litera
 def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
     """The check of every push of weights, at the temperature of the stage."""
     exact = engine_dtype(settings, policy, work) == "float32" and _computes_in_fp32(policy, work)
-    return make_probe(work.prompts, settings.check, work.temperature, work.precision, exact)
+    positions = getattr(policy.model.config, "max_position_embeddings", None) or PROMPT_TOKENS + settings.check.tokens
+    length = min(PROMPT_TOKENS, positions - settings.check.tokens)
+    return make_probe(work.prompts, length, settings.check, work.temperature, work.precision, exact)
 
 
 def _computes_in_fp32(policy: Policy, work: Work) -> bool:

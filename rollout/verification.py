@@ -65,16 +65,21 @@ class Answer:
 
 
 def make_probe(
-    prompts: Sequence[Sequence[int]], settings: CheckSettings, temperature: float, precision: Precision, exact: bool
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    settings: CheckSettings,
+    temperature: float,
+    precision: Precision,
+    exact: bool,
 ) -> Probe:
-    """A probe of the run's own tokens: windows of `PROMPT_TOKENS` from the prompts laid end to end, as often as needed.
+    """A probe of the run's own tokens: windows of `length` from the prompts laid end to end, as often as needed.
 
     The gap's tolerance grows as the temperature falls: logits, and with them their rounding, are divided by it.
     """
-    tokens = [token for prompt in prompts[: settings.sequences * PROMPT_TOKENS] for token in prompt]
-    needed = settings.sequences * PROMPT_TOKENS
+    needed = settings.sequences * length
+    tokens = [token for prompt in prompts[:needed] for token in prompt]
     tokens = (tokens * (needed // len(tokens) + 1))[:needed]
-    windows = [tuple(tokens[start : start + PROMPT_TOKENS]) for start in range(0, needed, PROMPT_TOKENS)]
+    windows = [tuple(tokens[start : start + length]) for start in range(0, needed, length)]
     requests = tuple(SampleRequest(window, (completion_seed(place),)) for place, window in enumerate(windows))
     known = LARGEST_GAP_FP32 if exact else MEAN_GAP_BF16
     tolerance = settings.tolerance or known * max(1.0, 1.0 / temperature)

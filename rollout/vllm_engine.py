@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo.checkpoint import restore_rng, rng_state
 from grpo.checkpoint_names import checkpoint_tensors
 from grpo.families import EngineOptions
+from grpo.rollout.adapters import AdapterFiles
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.vllm_requests import Reader, Sampled, sampling_arguments
 from grpo.types import Completion, UserError
@@ -30,6 +31,8 @@ class VllmEngine:
     def __init__(
         self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], sleep_level: int = 0
     ):
+        self._adapters = AdapterFiles() if options.arguments.get("enable_lora") else None
+        self._adapter: Any = None
         with _undisturbed():
             self._llm = _start(options)
         self._reader = Reader(tokenizer, eos_ids)
@@ -49,7 +52,7 @@ class VllmEngine:
         arguments = [sampling_arguments(sampling, seed, self._eos_ids) for _, seed in rows]
         with _undisturbed():
             params = [SamplingParams(**fields, flat_logprobs=True) for fields in arguments]
-            outputs = self._llm.generate(prompts, params, use_tqdm=False)
+            outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
         completions = iter([self._completion(output.outputs[0], sampling) for output in outputs])
         return [list(islice(completions, len(request.seeds))) for request in requests]
 
@@ -59,10 +62,13 @@ class VllmEngine:
         return self._reader.completion(sampled, sampling, self._version)
 
     def load_weights(self, model: nn.Module, version: int) -> None:
-        """Copy the model's weights into vLLM, and forget the keys and values that older ones made."""
+        """Copy the model's weights, or its adapters, into vLLM, and forget the keys and values that older ones made."""
         self._wake("weights")
         with _undisturbed():
-            self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
+            if self._adapters is None:
+                self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
+            else:
+                self._adapter = self._adapters.request(model, version)
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.set_weight_version(str(version))
         self._version = version
@@ -87,6 +93,8 @@ class VllmEngine:
         """Free the engine's memory. Another one may be started afterwards."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+        if self._adapters is not None:
+            self._adapters.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         with _undisturbed():

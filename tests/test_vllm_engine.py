@@ -199,6 +199,20 @@ def test_lora_is_pushed_as_a_merged_copy(policy_of: MakePolicy) -> None:
     assert all(torch.equal(policy.model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("how", ["adapter", "merged"])
+def test_lora_of_a_dense_model_is_pushed_as_an_adapter_or_merged(policy_of: MakePolicy, how: str) -> None:
+    policy = policy_of("llama", LLAMA, LoraSettings(rank=4))
+    settings = RolloutSettings.model_validate({"engine": "vllm", "max_new_tokens": 24, "vllm": {"lora": how}})
+    engine, push = start(policy, settings)
+    for version in range(3):
+        assert push(policy.model, version)["check/gap_max"] < 1e-4
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1 * (version + 1))
+    assert {c.weight_version for c in logprobs(engine)} == {2}
+    engine.close()
+
+
 def test_bfloat16_rollouts_are_within_their_tolerance(policy_of: MakePolicy) -> None:
     policy = policy_of("llama", LLAMA | {"initializer_range": 0.05})
     settings = RolloutSettings(engine="vllm", max_new_tokens=24, vllm={"dtype": "bfloat16"})  # type: ignore[arg-type]

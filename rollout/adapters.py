@@ -1,0 +1,45 @@
+"""LoRA adapters that vLLM applies itself: a push sends their few weights and leaves the base model alone."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from peft import PeftModel
+from torch import nn
+
+from grpo.families import family_of
+
+
+def sends_adapter(model: nn.Module, wanted: Literal["auto", "adapter", "merged"]) -> bool:
+    """Whether a push sends adapters alone: as wanted, and by itself where vLLM can apply them to every target."""
+    if not isinstance(model, PeftModel) or wanted == "merged":
+        return False
+    return wanted == "adapter" or family_of(model.config).engine_lora
+
+
+def adapter_rank(model: nn.Module) -> int:
+    """The rank of a model's adapters."""
+    return int(cast(Any, model).peft_config["default"].r)
+
+
+class AdapterFiles:
+    """Hands adapters over to vLLM as files, one folder a version. The newest alone is kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[tempfile.TemporaryDirectory[str]] = []
+
+    def request(self, model: nn.Module, version: int) -> Any:
+        """Write the adapters and name them for vLLM, which tells versions apart by their number."""
+        from vllm.lora.request import LoRARequest
+
+        folder = tempfile.TemporaryDirectory(prefix="grpo-adapter-")
+        cast(PeftModel, model).save_pretrained(folder.name, save_embedding_layers=False)
+        self.close()
+        self._kept = [folder]
+        return LoRARequest(f"version-{version}", version + 1, str(Path(folder.name)))
+
+    def close(self) -> None:
+        """Remove the files."""
+        for folder in self._kept:
+            folder.cleanup()
+        self._kept = []
