@@ -57,7 +57,9 @@ def test_every_recipe_of_the_readme_loads(block: str, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     shown = yaml.safe_load(block)
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump({**WHOLE, "stages": [STAGE], **shown}), encoding="utf-8")
+    of_stage = {key: value for key, value in shown.items() if key not in Recipe.model_fields}
+    of_recipe = {key: value for key, value in shown.items() if key in Recipe.model_fields}
+    file.write_text(yaml.safe_dump({**WHOLE, "stages": [{**STAGE, **of_stage}], **of_recipe}), encoding="utf-8")
     recipe = load_recipe(file)
     if "rewards" in shown:
         names = [reward["name"].rpartition(":")[2] for reward in shown["rewards"]]
@@ -100,7 +102,7 @@ def test_commands_options_and_extras_exist(capsys: pytest.CaptureFixture[str]) -
     options = {word for words in lines("grpo-train") for word in words if word.startswith("--")}
     assert options == {"--dry-run", "--set", "--fresh"}
     assert [option for option in options if option not in usage] == []
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [words[0] for words in lines("make") if words[0] not in targets] == []
     extras = {extra for found in re.findall(r"'\.\[([\w,-]+)\]'", README) for extra in found.split(",")}
     assert extras <= PROJECT["optional-dependencies"].keys()

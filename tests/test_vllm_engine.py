@@ -314,3 +314,24 @@ def test_a_model_that_vllm_refuses_is_one_sentence(policy_of: MakePolicy) -> Non
     settings = RolloutSettings(engine="vllm", vllm={"kv_cache_gb": 1e-6})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"vLLM cannot serve this model here: .*: change rollout\.vllm, or set engine"):
         start(policy, settings)
+
+
+# --- a GPU that engine and learner share ------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("level", [1, 2])
+def test_an_engine_at_rest_gives_its_memory_back_and_wakes_with_the_weights(policy_of: MakePolicy, level: int) -> None:
+    policy = policy_of("llama", LLAMA)
+    policy.model.to("cuda")
+    vllm = {"memory_share": 0.2, "sleep_level": level}
+    engine, push = start(policy, RolloutSettings.model_validate({"engine": "vllm", "vllm": vllm}))
+    push(policy.model, 1)
+    free_awake, _ = torch.cuda.mem_get_info()
+    engine.rest()
+    free_asleep, total = torch.cuda.mem_get_info()
+    assert free_asleep - free_awake > 0.1 * total
+    move(policy.model, 1)
+    assert push(policy.model, 2)["check/gap_max"] < 1e-3
+    engine.close()
