@@ -1,0 +1,70 @@
+"""The command line and the environment of a server, and that nothing of a server outlives who started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grpo.families import EngineOptions
+from grpo.rollout.serve import Address, command, environment, new_key
+from grpo.rollout.server_key import KEY_VARIABLE
+
+OPTIONS = EngineOptions(
+    {"model": "m", "max_num_seqs": 8, "enforce_eager": True, "trust_remote_code": False, "hf_overrides": {"a": 1}},
+    {"VLLM_MLA_DISABLE": "1"},
+)
+
+
+def test_arguments_become_flags() -> None:
+    line = command(OPTIONS, Address("127.0.0.1", 8123))
+    assert line[:3] == [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+    flags = " ".join(line[3:])
+    assert "--host 127.0.0.1 --port 8123" in flags
+    assert "--middleware grpo.rollout.server_key.RequireKey" in flags
+    assert '--model m --max-num-seqs 9 --enforce-eager --hf-overrides {"a": 1}' in flags  # one place for signs of life
+    assert "trust" not in flags
+
+
+def test_the_environment_holds_the_key_and_the_users_own_values_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MLA_DISABLE", "0")
+    found = environment(OPTIONS, "the key")
+    assert (found[KEY_VARIABLE], found["VLLM_MLA_DISABLE"], found["VLLM_SERVER_DEV_MODE"]) == ("the key", "0", "1")
+
+
+def test_keys_are_long_and_differ() -> None:
+    assert len({new_key() for _ in range(100)}) == 100
+    assert len(new_key()) >= 40
+
+
+STARTER = """
+import os, subprocess, sys, time
+inner = "import time; time.sleep(600)"
+child = f"import subprocess as s, sys, time; s.Popen([sys.executable, '-c', {inner!r}, sys.argv[1]]); time.sleep(600)"
+server = [sys.executable, "-c", child, sys.argv[1]]
+watch = [sys.executable, "-m", "grpo.rollout.supervise", str(os.getpid()), *server]
+subprocess.Popen(watch, start_new_session=True)
+time.sleep(600)
+"""
+"""Starts, as a run does, a server that starts a process of its own."""
+
+
+def processes_with(mark: str) -> int:
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return sum(mark.encode() in line for line in lines)
+
+
+def test_nothing_is_left_when_the_run_is_killed() -> None:
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    run = subprocess.Popen([sys.executable, "-c", STARTER, mark])
+    while processes_with(mark) < 4:  # the run, the supervisor, the server, and the process of the server
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 20
+    while processes_with(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_with(mark) == 0
