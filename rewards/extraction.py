@@ -1,10 +1,21 @@
-"""Finds the final answer in a completion. Every scan is linear in the text, whatever a model writes."""
+"""Finds the final answer in a completion. Every scan is linear in the text, whatever a model writes.
+
+A completion that ends on several different answers has not answered: they are joined by commas, so that they equal a
+gold answer of as many values and nothing else.
+"""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
-Rule = Literal["boxed", "answer_tag", "answer_is", "last_number", "whole_text"]
+from grpo.rewards.answers.judge import readable
+from grpo.rewards.answers.words import choice
+
+Rule = Literal[
+    "boxed", "answer_tag", "hashes", "answer_is", "whole_text", "last_choice", "last_math", "last_expression", "last_number"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -15,10 +26,55 @@ class Answer:
     rule: Rule
 
 
-_BRACES = re.compile(r"(\\boxed\s*\{)|\\.|([{}])", re.DOTALL)
-_ANSWER_IS = re.compile(r"\banswer\s*(?:is\b\s*:?|:|=)", re.IGNORECASE)
-_END_OF_SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?|\d+(?:\.\d+)?")
+@dataclass(frozen=True)
+class _Span:
+    """A piece of the text with what stands in it."""
+
+    start: int
+    end: int
+    content: str
+
+
+MAX_SENTENCE = 2000
+
+_BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_SHORT_BOX = re.compile(r"\\boxed\s*(\d+|[A-Za-z])")
+_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|im_start\|>\s*user)\|?>?|</s>|<end_of_turn>")
+_SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|<s>|<pad>")
+_ANSWER_IS = re.compile(
+    r"""\b(?:answers?|(?:correct|right|best)\s+(?:option|choice)|option|choice)
+        (?:\s+(?:to|for|of|in)\s+(?:the|this|part|your|question|problem|\s)+\(?\w{0,12}\)?)?
+        (?:\W{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HEADING = re.compile(r"^[\W_]{0,6}(?:the\s+)?(?:final\s+|correct\s+)?answer[\W_]{0,6}$", re.IGNORECASE | re.MULTILINE)
+_MATH = re.compile(
+    r"\$\$(?P<display>[^$]{1,1500})\$\$|\$(?P<inline>[^$]{1,1500})\$"
+    r"|\\\((?P<round>.{1,1500}?)\\\)|\\\[(?P<square>.{1,1500}?)\\\]",
+    re.DOTALL,
+)
+_END_OF_SENTENCE = re.compile(
+    r"(?P<math>\$\$[^$]{0,1500}\$\$|\$[^$\n]{0,1500}\$|\\\(.{0,1500}?\\\)|\\\[.{0,1500}?\\\])|[.!?](?=\s|$)|\n|</", re.DOTALL
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+−]?[$£€]?\d+\s+\d+/\d+"
+    r"|(?<![\w.])[-+−]?[$£€]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:/\d+)?%?|\d+(?:\.\d+)?"
+)
+_BETWEEN_NUMBERS = re.compile(r"[\s*$]*(?:,|or|and|,\s*or|,\s*and|or\s+maybe|or\s+possibly)[\s*$]*", re.IGNORECASE)
+_REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IGNORECASE | re.DOTALL)
+_DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
+_OPENING_WORDS = re.compile(
+    r"(?:(?:indeed|therefore|thus|just|simply|clearly|given by|equal to|that|as follows|now|option|choice)\b[:,]?\s*)+",
+    re.IGNORECASE,
+)
+_LAST_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+\**\(?|\(|\*\*\(?)([A-J])(?:\)|\*\*|\.|\b)[\s.*)$]*$", re.IGNORECASE
+)
+_LEADING = re.compile(r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?)\b|[:=])\s*", re.IGNORECASE)
+_HEDGES = frozenset(
+    "and or also alternatively either maybe perhaps possibly else another answer answers the final is are it could be "
+    "might may as well both with respectively text quad qquad so possible other if not then too".split()
+)
 
 
 def final_part(text: str) -> str:
@@ -30,13 +86,16 @@ def final_part(text: str) -> str:
 
 
 def mathematical_answer(text: str) -> Answer | None:
-    """The last `\\boxed{}`, or else `<answer>`, or else "answer is ...", or else the last number of the final part.
+    """The final answer: by the first of the rules, in the order of `Rule`, that finds one in the final part.
 
     >>> mathematical_answer("<think>3?</think> The answer is 72.")
     Answer(text='72', rule='answer_is')
     """
-    final = final_part(text)
-    return _marked(final) or _spoken(final) or _last_number(final)
+    final = _SPECIAL.sub(" ", _END_OF_TURN.split(final_part(text), maxsplit=1)[0]).strip()
+    for rule in (_marked, _hashes, _spoken, _whole, _last_choice, _last_math, _last_expression, _last_number):
+        if (answer := rule(final)) is not None:
+            return answer
+    return None
 
 
 def free_answer(text: str) -> Answer | None:
@@ -48,40 +107,198 @@ def free_answer(text: str) -> Answer | None:
 
 def last_boxed(text: str) -> str | None:
     """The content of the last `\\boxed{}` whose braces balance, or None."""
-    starts: list[int] = []
-    boxed: dict[int, str] = {}
-    for match in _BRACES.finditer(text):
-        if match[1]:
-            starts.append(match.end())
-        elif match[2] == "{":
-            starts.append(-1)
-        elif match[2] == "}" and starts and (start := starts.pop()) >= 0:
-            boxed = {start: text[start : match.start()]} if start > max(boxed, default=-1) else boxed
-    return next(iter(boxed.values()), None)
+    found = _boxes(text)
+    return found[-1].content if found else None
+
+
+# --- what is marked as the answer -------------------------------------------------------------------------------------
 
 
 def _marked(final: str, trim: bool = True) -> Answer | None:
-    boxed = last_boxed(final)
-    if boxed is not None and boxed.strip():
-        return Answer(boxed.strip(), "boxed")
-    close = final.rfind("</answer>")
-    start = final.rfind("<answer>", 0, close) if close >= 0 else -1
-    content = final[start + len("<answer>") : close].strip() if start >= 0 else ""
-    if not content:
+    boxes = [box for box in _boxes(final) if box.content.strip()]
+    tags = _answer_tags(final)
+    inside = [box for box in boxes if any(tag.start <= box.start < tag.end for tag in tags)]
+    if inside or (boxes and not tags):
+        return _boxed(final, inside or boxes, trim)
+    if not tags:
         return None
-    spoken = _spoken(content) if trim else None
-    return Answer(spoken.text if spoken else content, "answer_tag")
+    contents = [_spoken_or_all(tag.content) if trim else tag.content for tag in tags]
+    return Answer(_joined(contents + [box.content for box in boxes if trim]) if trim else contents[-1], "answer_tag")
+
+
+def _boxes(text: str) -> list[_Span]:
+    """The innermost contents of all `\\boxed{}` whose braces balance, in order."""
+    starts: list[tuple[int, int]] = []
+    found: list[_Span] = []
+    for match in _BRACES.finditer(text):
+        if match[1]:
+            starts.append((match.start(), match.end()))
+        elif match[2] == "{":
+            starts.append((-1, -1))
+        elif match[2] == "}" and starts:
+            start, content = starts.pop()
+            if start >= 0 and not (found and found[-1].start > start):
+                found.append(_Span(start, match.end(), text[content : match.start()].strip()))
+    if not found:
+        found = [_Span(match.start(), match.end(), match[1]) for match in _SHORT_BOX.finditer(text)]
+    return found
+
+
+def _together(final: str, boxes: Sequence[_Span]) -> list[str]:
+    """The contents of the last box and of those before it that it only adds to: \\boxed{2} or \\boxed{3}."""
+    contents = [boxes[-1].content]
+    for after, before in pairwise(reversed(boxes)):
+        if not _adds(final[before.end : after.start]):
+            break
+        contents.append(before.content)
+    return contents[::-1]
+
+
+def _adds(between: str) -> bool:
+    """Whether the text between two answers says nothing but "or", "and", "alternatively", "the answer is"."""
+    if len(between) > 120:
+        return False
+    words = re.findall(r"[^\W\d_]+", between.casefold())
+    return all(word in _HEDGES for word in words) and not re.search(r"[\d=<>+]", between)
+
+
+def _boxed(final: str, boxes: Sequence[_Span], trim: bool) -> Answer:
+    """The last box, unless a "final answer" follows it; another answer that is spoken after it counts beside it."""
+    contents = _together(final, boxes)
+    rest = final[boxes[-1].end :]
+    spoken = _spoken(rest) if trim else None
+    if spoken is None or not readable(spoken.text):
+        return Answer(_joined(contents), "boxed")
+    if re.search(r"final answer", rest, re.IGNORECASE):
+        return spoken
+    return Answer(_joined([*contents, spoken.text]), "boxed")
+
+
+def _answer_tags(text: str) -> list[_Span]:
+    """What `<answer>` tags enclose, in order; blank ones left out."""
+    found, position = [], 0
+    while (start := text.find("<answer>", position)) >= 0 and (end := text.find("</answer>", start)) >= 0:
+        start = text.rfind("<answer>", start, end)
+        content = text[start + len("<answer>") : end].strip()
+        if content:
+            found.append(_Span(start, end, content))
+        position = end
+    return found
+
+
+def _joined(contents: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(content.strip() for content in contents))
+
+
+def _hashes(final: str) -> Answer | None:
+    """GSM8K's `#### 72`."""
+    _, mark, rest = final.rpartition("\n####") if not final.startswith("####") else ("", "####", final.lstrip("#"))
+    line = rest.lstrip("# ").partition("\n")[0].strip()
+    return Answer(line, "hashes") if mark and line else None
+
+
+# --- what is said to be the answer ------------------------------------------------------------------------------------
 
 
 def _spoken(text: str) -> Answer | None:
-    """What follows the last "answer is" up to the end of its sentence: a full stop before a space, so 3.5 is whole."""
-    ends = [match.end() for match in _ANSWER_IS.finditer(text)]
-    if not ends:
+    """What follows the last "answer is", with answers right before it that it only adds to."""
+    found = []
+    for match in [*_ANSWER_IS.finditer(text), *_HEADING.finditer(text)]:
+        if sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]):
+            found.append(_Span(match.start(), match.end() + len(sentence), sentence))
+    found.sort(key=lambda span: span.start)
+    following = [*found[1:], _Span(len(text), len(text), "")]
+    found = [one for one, after in zip(found, following, strict=False) if one.end <= after.start]
+    return Answer(_joined(_together(text, found)), "answer_is") if found else None
+
+
+def _spoken_or_all(content: str) -> str:
+    spoken = _spoken(content)
+    if spoken:
+        return spoken.text
+    return content if readable(content) or choice(content) else _refined(content)
+
+
+def _sentence(rest: str) -> str:
+    """The first sentence, without what introduces it, gives reasons, or denies another answer."""
+    rest = rest.lstrip(" \t\n*:_")
+    for match in _END_OF_SENTENCE.finditer(rest):
+        if not match["math"]:
+            rest = rest[: match.start()]
+            break
+    rest = _OPENING_WORDS.sub("", rest.strip(" *_"), count=1) if _OPENING_WORDS.match(rest.strip(" *_")) else rest
+    rest = _DENIED.sub("", _REASON.sub("", rest.strip(" *_"))).strip(" *_,;")
+    return _refined(rest)
+
+
+def _refined(sentence: str) -> str:
+    """Of prose that cannot be read as a whole: its only formula, or its only number."""
+    if len(sentence) > 400 or readable(sentence) or choice(sentence):
+        return sentence
+    if (stated := _stated(sentence)) is not None:
+        return stated
+    formulas = {span.content for span in _formulas(sentence)}
+    if len(formulas) == 1:
+        return formulas.pop()
+    numbers = {match[0].strip(",") for match in _NUMBER.finditer(sentence)}
+    return numbers.pop() if len(numbers) == 1 and not formulas else sentence
+
+
+# --- what stands last -------------------------------------------------------------------------------------------------
+
+
+def _whole(final: str) -> Answer | None:
+    """A text that is nothing but an answer."""
+    if not final or len(final) > 300 or "\n" in final:
         return None
-    sentence = _END_OF_SENTENCE.split(text[ends[-1] :].lstrip(" \t\n*"), maxsplit=1)[0].strip(" *")
-    return Answer(sentence, "answer_is") if sentence else None
+    bare = len(final.split()) <= 4 and not re.search(r"\d", final)
+    return Answer(final, "whole_text") if bare or readable(final) or (len(final) < 60 and choice(final)) else None
 
 
-def _last_number(text: str) -> Answer | None:
-    numbers = _NUMBER.findall(text)
-    return Answer(numbers[-1].rstrip(","), "last_number") if numbers else None
+def _last_choice(final: str) -> Answer | None:
+    match = _LAST_CHOICE.search(final[-60:])
+    return Answer(match[1].upper(), "last_choice") if match and match[1].isupper() else None
+
+
+def _formulas(text: str) -> Iterator[_Span]:
+    for match in _MATH.finditer(text):
+        content = next(group for group in match.groups() if group)
+        yield _Span(match.start(), match.end(), content.strip().rstrip(".,;"))
+
+
+def _last_math(final: str) -> Answer | None:
+    """The last formula, unless a number follows it."""
+    start = max(len(final) - 6000, 0)
+    formulas = [span for span in _formulas(final[start:]) if span.content]
+    if not formulas or _NUMBER.search(final[start + formulas[-1].end :]):
+        return None
+    contents = _together(final[start:], formulas)
+    text = _joined(contents)
+    return Answer(text, "last_math") if readable(text) or choice(text) else None
+
+
+def _last_expression(final: str) -> Answer | None:
+    """What follows the last "is", "equals", "=" of the last sentence, when it can be read up to its end."""
+    stated = _stated(re.split(r"[.!?]\s|\n", final.rstrip(" .!?*\n")[-400:])[-1])
+    return Answer(stated, "last_expression") if stated else None
+
+
+def _stated(sentence: str) -> str | None:
+    """What follows the last "is", "equals", "=" of a sentence, if it can be read."""
+    starts = [match.end() for match in _LEADING.finditer(sentence)]
+    text = sentence[starts[-1] :].strip(" *") if starts else ""
+    return text if text and readable(text) else None
+
+
+def _last_number(final: str) -> Answer | None:
+    """The last number, with those that "or" and "and" put beside it."""
+    tail = final[-4000:]
+    numbers = [_Span(match.start(), match.end(), match[0].rstrip(",")) for match in _NUMBER.finditer(tail)]
+    if not numbers:
+        return None
+    contents = [numbers[-1].content]
+    for after, before in pairwise(reversed(numbers)):
+        if not _BETWEEN_NUMBERS.fullmatch(tail[before.end : after.start]):
+            break
+        contents.append(before.content)
+    return Answer(_joined(contents[::-1]), "last_number")

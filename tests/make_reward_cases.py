@@ -1,0 +1,226 @@
+"""Writes reward_cases.jsonl: a gold answer, what equals it and what only looks like it, in the ways models answer.
+
+    python tests/make_reward_cases.py > tests/reward_cases.jsonl
+"""
+
+import json
+
+FRAMES = (
+    "So it is \\boxed{%s}.",
+    "<think>Let me see. 17?</think><answer>%s</answer>",
+    "The answer is %s.",
+    "We get \\[\\boxed{%s}\\] as required.",
+    "**Final Answer:** %s",
+    "<think>hm, 3? no.</think>\nThe final answer is $%s$. I hope it is correct.",
+)
+PLAIN_FRAMES = ("The answer is %s.", "<answer>%s</answer>", "%s", "Final answer: %s", "\\boxed{%s}")
+
+# stratum: gold | right, right ... | wrong, wrong ... (each list item separated by two spaces or more)
+TABLE = r"""
+integer     | 72    | 72   72.0   +72   72.   \$72   72\text{ apples}   72 dollars | 720   -72   7.2   72.5   172   70+3
+integer     | 1000  | 1,000   1{,}000   1\,000   1 000   10^3   10^{3}   1e3   1.0\times10^{3}   1000.00 | 10,000   100   1,00   10^4   1001
+integer     | 1234567 | 1,234,567   1{,}234{,}567   1234567.0 | 1,234,56   123,4567   1234568   1,234,576
+integer     | -3    | −3   -3.0   x = -3   - 3 | 3   -30   --3   |-3|
+integer     | 0     | 0.0   -0   0/5 | 1   1/0   10   0.001
+integer     | 25    | twenty-five   5^2   5\cdot5   100/4   x=25 | 2.5   52   5^3   \sqrt{25}   fifty-two
+decimal     | 0.5   | 1/2   .5   0.50   50\%   \frac12 | 0.05   5   0.51   0.500001   \frac15
+decimal     | 3.14  | 3.140   157/50   314\% | \pi   3.1   3.141   3.15   22/7
+decimal     | 0.001 | 10^{-3}   1e-3   1/1000   0.1\% | 0.01   10^3   -0.001   0.0010001
+fraction    | \frac{3}{4} | 3/4   0.75   \frac34   \dfrac{3}{4}   \tfrac34   75\%   \frac{6}{8}   ¾   {3\over4} | \frac{4}{3}   3.4   \frac{3}{5}   -\frac34   0.7   34
+fraction    | -\frac{2}{7} | -2/7   \frac{-2}{7}   \frac{2}{-7}   -\frac27   -\dfrac{2}{7} | \frac27   -\frac72   -0.2857   2/7
+fraction    | 1/3   | \frac13   0.\overline{3}   0.333\ldots   2/6 | 0.333   0.333333   0.3   3   1/30
+mixed       | 3\frac{1}{2} | 7/2   3.5   3 1/2   3½   3\tfrac12   \frac{7}{2} | 31/2   3/2   3\cdot\frac12   3.2   \frac{2}{7}
+percent     | 28\%  | 28   0.28   28 percent   28%   \frac{28}{100} | 2.8\%   280   0.028   29\%   -28\%
+money       | \$12.50 | 12.5   12.50 dollars   \$12.5   $12.50   12.50 | \$1250   12.05   \$12.51   12.50 euros   12.50 cents
+unit        | 15\mbox{ cm}^2 | 15   15\text{ cm}^2   15 cm^2   15\ \mathrm{cm}^2   15 square centimeters   15\text{ square cm} | 15\text{ cm}   15\text{ m}^2   1.5\text{ cm}^2   16   15^2
+unit        | 5 km  | 5000 m   5\text{ km}   5 kilometers   5 | 5 m   500 m   5 miles   50 km   5\text{ km/h}
+unit        | 90^\circ | 90   90°   90 degrees   \frac{\pi}{2}   90^{\circ}   90\degree | 45^\circ   9^\circ   90\%   \pi   180
+unit        | 60\text{ mph} | 60   60 miles per hour   60\text{ miles/hour} | 60\text{ km/h}   6   60\text{ miles}
+root        | \frac{\sqrt{2}}{2} | \frac{1}{\sqrt2}   \sqrt{\frac12}   \frac{\sqrt2}2   2^{-1/2}   \sqrt{0.5} | \sqrt2   \frac{\sqrt{2}}{4}   0.7071   \frac{2}{\sqrt{3}}   -\frac{\sqrt2}{2}
+root        | 3\sqrt{13} | \sqrt{117}   \sqrt{9\cdot13}   3\cdot\sqrt{13}   3 \sqrt {13} | \sqrt{39}   3\sqrt{31}   13\sqrt3   \sqrt{13}   10.8167
+root        | 2\sqrt[3]{2} | \sqrt[3]{16}   2^{4/3}   2\cdot 2^{1/3} | \sqrt[3]{8}   2\sqrt{2}   2^{3/4}   3\sqrt[2]{2}
+root        | 1+\sqrt{2} | \sqrt2+1   \frac{1}{\sqrt2-1}   \frac{2+2\sqrt2}{2}   \sqrt{3+2\sqrt2} | 1-\sqrt2   \sqrt3   2.414   2+\sqrt1
+constant    | 2\pi  | 2 \pi   \pi\cdot2   \frac{4\pi}{2}   \pi+\pi   360^\circ | 6.28   \pi^2   2+\pi   \frac{2}{\pi}   6.2831853
+constant    | e^2   | e\cdot e   \exp(2)   e^{2}   \frac{e^3}{e} | 2e   7.389   e^{-2}   2^e
+log         | \ln 2 | \log_e 2   \frac{\ln 4}{2}   -\ln\frac12 | \log_{10} 2   \ln 3   0.693   2\ln2
+log         | 3     | \log_2 8   \log_{10} 1000   \frac{\ln 8}{\ln 2} | \log_2 9   \ln 3   \log_8 2
+trig        | \sin 2x | 2\sin x\cos x   2\cos(x)\sin(x)   \sin(2x) | 2\sin x   \cos 2x   \sin^2 x   \sin x^2
+trig        | 1     | \sin^2 x+\cos^2 x   \tan\frac{\pi}{4}   \sin 90^\circ | \sin^2x-\cos^2x   \tan x\cot 2x   \sin\frac{\pi}{4}
+complex     | 3-4i  | -4i+3   3 - 4 i   (2-i)^2   \frac{25}{3+4i} | 3+4i   4-3i   -3+4i   5   3-4
+polynomial  | x^2+2x+1 | (x+1)^2   1+2x+x^2   x(x+2)+1   x^{2}+2x+1 | x^2+1   (x-1)^2   x^2+2x-1   2x+1   x^2+2y+1
+polynomial  | (x-2)(x+3) | x^2+x-6   (x+3)(x-2) | (x+2)(x-3)   x^2-x-6   x^2+x+6
+rational    | \frac{x+2}{7} | \frac{x}{7}+\frac27   (x+2)/7   \frac{2x+4}{14} | \frac{x}{7}+2   x+\frac27   \frac{7}{x+2}   \frac{x-2}{7}
+rational    | \frac{1}{x(x+1)} | \frac1x-\frac{1}{x+1}   \frac{1}{x^2+x} | \frac{1}{x^2+1}   \frac1x+\frac1{x+1}   x(x+1)
+expression  | \frac{n(n+1)}{2} | \frac{n^2+n}{2}   \binom{n+1}{2}   0.5n(n+1) | \frac{n(n-1)}{2}   n(n+1)   \binom{n}{2}   \frac{m(m+1)}{2}
+factorial   | \frac{1}{2004!} | 1/2004!   \frac{2005}{2005!} | \frac{1}{2006!}   \frac{1}{2003!}   0   2004!
+factorial   | 120   | 5!   \binom{10}{3}   6\cdot5\cdot4   \frac{6!}{3!} | 5   5!!   4!   \binom{10}{4}
+power       | 2^{100} | 4^{50}   2^{50}\cdot2^{50}   1267650600228229401496703205376 | 2^{10}   100^2   1.27\times10^{30}   1267650600228229401496703205377
+equation    | x=5   | 5   5=x   x = 10/2 = 5   x=5.0 | y=5   x=6   x=-5   5=6   x>5
+equation    | y=2x+1 | 2x-y+1=0   y-2x=1   2x+1   f(x)=2x+1   y = 1+2x | y=2x-1   x=2y+1   y=2x   2y=2x+1
+equation    | x^2+y^2=25 | y^2+x^2=25   x^2=25-y^2   25=x^2+y^2   2x^2+2y^2=50 | x^2-y^2=25   x^2+y^2=5   x+y=5   25
+equation    | 34x+45y-20z+100=0 | -34x-45y+20z-100=0   34x+45y+100=20z | 34x+45y+20z+100=0   34x+45y-20z=100   34x-45y-20z+100=0
+inequality  | x>3   | 3<x   (3,\infty)   x\in(3,\infty)   x > 3.0   2x>6 | x\ge3   x<3   (3,4)   [3,\infty)   x>4   x>-3
+inequality  | x\le -2 | (-\infty,-2]   -2\ge x   x \leq -2   x<=-2 | x<-2   x\le2   (-\infty,-2)   x\ge-2
+inequality  | 1<x\le4 | (1,4]   x\in(1,4]   4\ge x>1   1 < x <= 4 | [1,4]   (1,4)   1\le x<4   1<x\le5   (4,1]
+inequality  | y<2x+1 | 2x+1>y   y-2x<1   2x-y+1>0 | y\le2x+1   y>2x+1   y<2x-1
+interval    | [0,1) | \left[0,1\right)   0\le x<1   [0, 1)   x\in[0,1)   \{x : 0\le x<1\} | (0,1]   [0,1]   (0,1)   [0,9)   [1,0)
+interval    | (-\infty,3)\cup(5,\infty) | x<3\text{ or }x>5   (5,\infty)\cup(-\infty,3)   (-\infty, 3) \cup (5, +\infty)   (-∞,3)∪(5,∞) | (-\infty,3]\cup[5,\infty)   (3,5)   (-\infty,5)\cup(3,\infty)   (-\infty,3)\cap(5,\infty)   (-\infty,3)
+interval    | \mathbb{R}\setminus\{2\} | x\ne2   (-\infty,2)\cup(2,\infty)   x \neq 2 | \mathbb{R}   x=2   (2,\infty)   \{2\}   x\ne-2
+interval    | (\frac35,\frac83] | (0.6,\frac{8}{3}]   \left(\frac{3}{5},\frac{8}{3}\right]   \frac35<x\le\frac83 | (0.6,2.6667]   [\frac35,\frac83)   (\frac53,\frac83]
+set         | \{1,2,3\} | \{3,2,1\}   1,2,3   3, 1, 2   {1,2,3}   \{1, 2, 3, 3\} | \{1,2\}   \{1,2,4\}   (1,2,3)   1   \{1,2,3,4\}   123
+set         | \{1\pm\sqrt5,-2\} | -2,1+\sqrt5,1-\sqrt5   \{-2,1-\sqrt{5},1+\sqrt{5}\} | \{1+\sqrt5,-2\}   \{1\pm\sqrt5,2\}   -2
+set         | \emptyset | \varnothing   \{\}   no solution   ∅ | \{0\}   0   \{\emptyset\}   all real numbers
+list        | -2,1  | 1,-2   x=-2,x=1   x=1\text{ or }x=-2   \{-2,1\}   -2 \text{ and } 1   x_1=1, x_2=-2 | -2   1   2,1   -2,-1   -2,1,0   -1
+list        | 12 \text{ and } 13 | 12,13   13, 12   12 and 13 | 12   13   12,14   1213
+plusminus   | \pm 2 | 2,-2   -2, 2   x=\pm2   2\text{ or }-2   ±2 | 2   -2   \pm4   0   2,2
+plusminus   | 1\pm\sqrt{19} | 1+\sqrt{19},1-\sqrt{19}   1 \pm \sqrt {19}   \frac{2\pm\sqrt{76}}{2} | 1+\sqrt{19}   -1\pm\sqrt{19}   1\pm\sqrt{91}   \pm\sqrt{19}
+tuple       | (3,\frac{\pi}{2}) | \left(3,\frac{\pi}{2}\right)   (3, \pi/2)   (3.0,\frac12\pi) | (\frac{\pi}{2},3)   (3,\pi)   (3,-\frac{\pi}{2})   3,   [3,\frac{\pi}{2})
+tuple       | (6,31,-1) | (6, 31, -1)   6,31,-1   p=6,q=31,r=-1   (p,q,r)=(6,31,-1)   \langle 6,31,-1\rangle | (31,6,-1)   (6,31,1)   (6,31)   (6,-1,31)   6
+tuple       | (1,2) | (1.0,2)   x=1,y=2   1, 2   (x,y)=(1,2) | (2,1)   [1,2)   (1,2,0)   (1,20)   12   (-1,2)
+tuple       | (1,2),(3,4) | (3,4),(1,2)   (1,2)\text{ and }(3,4)   (1,2), (3,4) | (1,2)   (2,1),(3,4)   (1,3),(2,4)   1,2,3,4
+matrix      | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{bmatrix}1&2\\3&4\end{bmatrix}   \left[\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right]   [[1,2],[3,4]] | \begin{pmatrix}1&3\\2&4\end{pmatrix}   \begin{pmatrix}1&2\\3&5\end{pmatrix}   \begin{vmatrix}1&2\\3&4\end{vmatrix}   -2   (1,2,3,4)
+matrix      | \begin{pmatrix}-1\\\frac12\end{pmatrix} | \begin{pmatrix} -1 \\ 0.5 \end{pmatrix}   (-1,\frac12)   \begin{bmatrix}-1\\1/2\end{bmatrix} | \begin{pmatrix}-1&\frac12\end{pmatrix}   \begin{pmatrix}\frac12\\-1\end{pmatrix}   \begin{pmatrix}1\\\frac12\end{pmatrix}
+base        | 204_5 | 204_{5}   204   204_{five} | 204_6   240_5   54_5   20_5
+base        | 1010_2 | 1010_{2}   1010 | 10   1011_2   1010_3   1010_{10}
+ratio       | 3:4   | 6:8   3 : 4   \frac34   0.75 | 4:3   3:5   34   3:4:5
+choice      | C     | (C)   \text{C}   \text{(C)}   C.   C. 12   \mathrm{(C)}   Option C   \textbf{(C)}   c | B   (D)   A or C   \text{CD}   None   C or D
+choice      | (B)   | B   \text{B}   (B) 7 | A   (A) B   (C)   8
+text        | \text{Evelyn} | Evelyn   \textbf{Evelyn}   evelyn   "Evelyn"   \mathrm{Evelyn} | Carla   \text{Evelyn and Carla}   Eve   Not Evelyn
+text        | Tuesday | \text{Tuesday}   tuesday   Tuesday. | Thursday   Tues or Wed   Monday   Tuesday or Wednesday
+text        | yes   | Yes   \text{Yes}   YES | no   No   not yes   yes or no
+text        | even  | \text{even}   Even | odd   event   not even   neither
+text        | Mount Everest | mount everest   \text{Mount Everest}   Mount  Everest. | Everest or K2   K2   Mount Everett
+date        | July 4, 1776 | 4 July 1776   July 4th, 1776   1776-07-04   4th of July, 1776 | July 5, 1776   July 4, 1767   April 7, 1776   July 1776
+date        | 3:30 p.m. | 3:30 PM   3:30pm   15:30   \text{3:30 p.m.} | 3:30 a.m.   3:03 p.m.   3:20 PM   3.3
+modulus     | 3 \pmod{7} | 3   3\pmod{7}   x\equiv3\pmod 7 | 4 \pmod 7   3\pmod 5   37
+inf         | \infty | +\infty   ∞   infinity | -\infty   0   1000000   \frac{\infty}{2}
+function    | f(2) < f(1) < f(4) | f(2)<f(1)<f(4)   f(4) > f(1) > f(2) | f(1)<f(2)<f(4)   f(4)<f(1)<f(2)   f(2)<f(1)
+absolute    | |x-3| | |3-x|   \lvert x-3\rvert   |x - 3|   \left|x-3\right| | x-3   |x+3|   |x|-3   3-x
+general     | \frac{\pi}{4}+k\pi, k\in\mathbb{Z} | k\pi+\frac{\pi}{4}, k\in\mathbb{Z}   \frac{\pi}{4}+k\pi   x=\frac{\pi}{4}+k\pi | \frac{\pi}{4}+2k\pi, k\in\mathbb{Z}   \frac{\pi}{4}   k\pi, k\in\mathbb{Z}
+"""
+
+PLAIN = r"""
+plain       | \frac{\sqrt{2}}{2} | sqrt(2)/2   1/sqrt(2)   2^(-1/2)   0.5*sqrt(2)   (1/2)^(1/2) | sqrt(2)   sqrt(2)/4   sqrt(2/4)/2   -sqrt(2)/2
+plain       | x^2+1 | x**2+1   x^2 + 1   1+x*x   (x^2)+1 | x**2-1   x^2   2*x+1   x^3+1
+plain       | 2\pi  | 2*pi   2 pi   pi*2   4*pi/2   2pi | pi^2   pi   2+pi   2*p
+plain       | \frac{x+1}{x-1} | (x+1)/(x-1)   1+2/(x-1)   -(x+1)/(1-x) | x+1/x-1   (x-1)/(x+1)   (x+1)/(x+1)
+plain       | \sqrt{x^2+4} | sqrt(x^2+4)   (x**2+4)**0.5   sqrt(4 + x^2) | sqrt(x^2)+4   x+2   sqrt(x^2-4)
+plain       | 3\sqrt{5}-2 | 3*sqrt(5)-2   -2+3sqrt(5)   sqrt(45)-2   3 sqrt 5 - 2 | 3*sqrt(5)+2   3*sqrt(3)   sqrt(15)-2
+plain       | e^{-x}\cos x | exp(-x)*cos(x)   e^(-x)*cos(x)   cos(x)/e^x | exp(x)*cos(x)   e^(-x)*sin(x)   -e^x*cos(x)
+plain       | \log_2 5 | log(5)/log(2)   ln(5)/ln(2)   log(5, 2) | log(2)/log(5)   log(5)   log(10)/log(4)+1
+plain       | \ln x | ln(x)   log(x)   ln x | ln(x^2)   1/x   log(y)
+plain       | \frac{7}{12} | 7/12   (7/12)   14/24   1/3+1/4 | 12/7   7/13   7/1.2   -7/12
+plain       | 2^{10} | 2^10   2**10   1024 | 2*10   20   10^2   2**11
+plain       | (2,-3) | (2, -3)   x=2, y=-3 | (-3, 2)   (2,3)   2-3
+plain       | [2,\infty) | [2, inf)   x >= 2   [2, oo)   [2, infinity) | (2, inf)   x > 2   [2, 3)   x <= 2
+plain       | \{2,5\} | {2, 5}   {5, 2}   2, 5   x = 2 or x = 5   2 and 5 | {2}   2   25   {2, 5, 7}   x = 2
+plain       | \frac{1}{2}+\frac{\sqrt{3}}{2}i | 1/2 + sqrt(3)/2*i   (1+i*sqrt(3))/2   0.5+sqrt(3)*i/2 | 1/2 - sqrt(3)/2*i   sqrt(3)/2+i/2   1
+plain       | \binom{10}{3} | binomial(10,3)   C(10,3)   120   10!/(3!*7!) | 10/3   10!/3!   30
+plain       | |x| | abs(x)   |x| | x   -x   abs(-y)
+plain       | \sqrt[3]{7} | cbrt(7)   7^(1/3)   7**(1/3) | sqrt(7)   7/3   3*sqrt(7)
+unicode     | \frac{\sqrt{2}}{2} | √2/2   (√2)/2   ½√2   1/√2   √(2)/2 | √2   √(2/2)   √3/2   −√2/2
+unicode     | 2\pi  | 2π   2·π   2×π   π·2   ２π | π²   π   2+π   3π
+unicode     | \frac12 | ½   1⁄2   １／２   0.5   0．5 | ⅓   ¼   2   -½
+unicode     | x^2-3x | x²−3x   x² – 3x   x·(x−3)   x²-3·x | x²+3x   x³−3x   x2−3x
+unicode     | -5    | −5   –5   －5   −５ | 5   ５   −6   −55
+unicode     | 1234  | １２３４   1，234   1 234 | １２３５   12,34   １２．３４
+unicode     | x\ge 3 | x ≥ 3   x ⩾ 3   [3, ∞)   x∈[3,∞) | x ≤ 3   x > 3   (3, ∞)   x ≠ 3
+unicode     | 30^\circ | 30°   30º   30 ° | 30′   60°   3°
+unicode     | \pm\sqrt3 | ±√3   √3, −√3   x = ±√3 | √3   −√3   ±3   ±√2
+unicode     | 3\times10^8 | 3×10⁸   3·10⁸   300000000   3 × 10^8 | 3×10⁷   3×108   3×10⁻⁸   30
+unicode     | (-\infty,1)\cup(2,\infty) | (−∞,1)∪(2,∞)   (−∞, 1) ∪ (2, +∞) | (−∞,1]∪(2,∞)   (−∞,2)∪(1,∞)   (−∞,1)∩(2,∞)
+unicode     | \frac{3}{4}\pi | ¾π   3π/4   (3/4)π | 4π/3   ¾   3π
+unicode     | a_1+b_2 | a₁+b₂   b₂+a₁ | a₁−b₂   a₂+b₁   a+b
+unicode     | \sqrt[3]{2} | ∛2   2^(⅓)   ∛(2) | √2   ∛3   3√2
+unicode     | \theta | θ | φ   0   Θ
+unicode     | 2\frac12 | 2½   5/2   2.5 | 2·½   2⅓   ½
+"""
+
+WHOLE = [
+    ("extraction", "72", "6*12 = 72\n#### 72", True),
+    ("extraction", "72", "6*12 = 72\n#### 71", False),
+    ("extraction", "12", "<think>The answer is \\boxed{12}.</think> I am not sure.", False),
+    ("extraction", "12", "<think>The answer is 11.</think> The answer is 12.", True),
+    ("extraction", "12", "<think>so \\boxed{12}", False),
+    ("extraction", "5", "\\boxed{4}? Wait, I made a mistake. Correcting it gives \\boxed{5}.", True),
+    ("extraction", "5", "\\boxed{5}? Wait, I made a mistake. Correcting it gives \\boxed{4}.", False),
+    ("extraction", "5", "\\boxed{4} or \\boxed{5}", False),
+    ("extraction", "5", "\\boxed{5} or \\boxed{4}", False),
+    ("extraction", "4, 5", "The roots are \\boxed{4} and \\boxed{5}.", True),
+    ("extraction", "5", "\\boxed{1}, \\boxed{2}, \\boxed{3}, \\boxed{4}, \\boxed{5}", False),
+    ("extraction", "5", "The answer is 1, 2, 3, 4, 5.", False),
+    ("extraction", "5", "The answer is 5 or 6.", False),
+    ("extraction", "18", "Either 18 or 20", False),
+    ("extraction", "20", "So there are either 18 or 20", False),
+    ("extraction", "20", "<answer>18</answer><answer>20</answer>", False),
+    ("extraction", "20", "<answer>20</answer>", True),
+    ("extraction", "20", "<answer>It is \\boxed{20} apples</answer>", True),
+    ("extraction", "7", "3 + 4 = 7, so she has 7 apples in the end.", True),
+    ("extraction", "3", "3 + 4 = 7, so she has 7 apples in the end.", False),
+    ("extraction", "64", "Therefore, the company earns $64.", True),
+    ("extraction", "64", "It earns $64 on the first day and $128 on the second day.", False),
+    ("extraction", "\\frac{1}{2}", "Thus the probability is $\\frac{1}{2}$.", True),
+    ("extraction", "\\frac{1}{2}", "We first get $\\frac{1}{2}$, and in the end the probability is $\\frac{1}{3}$.", False),
+    ("extraction", "x^2+1", "Hence the polynomial equals x^2 + 1.", True),
+    ("extraction", "1", "Hence the polynomial equals x^2 + 1.", False),
+    ("extraction", "34", "Final Answer: The largest $n$ is 34.", True),
+    ("extraction", "16", "The answer is that there are 16 of them.", True),
+    ("extraction", "28\\%", "Final Answer: The final answer is $28\\%$. I hope it is correct.", True),
+    ("extraction", "B", "The correct option is (B).", True),
+    ("extraction", "B", "The correct option is (D), and not (B).", False),
+    ("extraction", "B", "A is wrong, and so the answer is B", True),
+    ("extraction", "9", "**Answer**\n\n$9$", True),
+    ("extraction", "9", "## Final Answer\n\n\\[ 9 \\]", True),
+    ("extraction", "9", "The answer is:\n\\[\n9\n\\]", True),
+    ("extraction", "9", "Answer: $\\boxed{9}$<|im_end|>", True),
+    ("extraction", "9", "The answer is 9.<|im_end|>\n<|im_start|>user\nWhat is 3+5? The answer is 8.", True),
+    ("extraction", "9", "I do not know.", False),
+    ("extraction", "9", "", False),
+    ("extraction", "9", "\\boxed{}", False),
+    ("extraction", "18", "\\boxed{20 = 18}", False),
+    ("extraction", "18", "The answer is 18, not 20.", True),
+    ("extraction", "125", "The distance is $\\boxed{125\\textnormal{ miles}}.$", True),
+    ("extraction", "\\frac{14}{3}", "$f(-2)+f(-1)+f(0)=2+\\frac{5}{3}+1=\\boxed{\\frac{14}{3}}$", True),
+    ("gold", "Natalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72", "The answer is 72.", True),
+    ("gold", "Natalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72", "The answer is 48.", False),
+    ("gold", "Solving, we find $x = \\boxed{\\frac{3}{2}}$.", "\\boxed{1.5}", True),
+    ("gold", "Solving, we find $x = \\boxed{\\frac{3}{2}}$.", "\\boxed{\\frac23}", False),
+    ("gold", "$\\sqrt{2}$", "The answer is √2.", True),
+    ("gold", "√2", "\\boxed{\\sqrt{2}}", True),
+    ("gold", "sqrt(2)", "\\boxed{\\sqrt{2}}", True),
+    ("gold", "sqrt(2)", "\\boxed{\\sqrt{3}}", False),
+    ("gold", "½", "\\boxed{0.5}", True),
+    ("gold", "x**2 - 1", "\\boxed{(x-1)(x+1)}", True),
+    ("gold", "x**2 - 1", "\\boxed{(x-1)^2}", False),
+    ("gold", 0.25, "\\boxed{\\frac14}", True),
+    ("gold", 7, "\\boxed{7.0}", True),
+    ("gold", ["$\\frac{1}{4}$"], "\\boxed{0.25}", True),
+    ("hostile", "18", "\\boxed{9**9**9**9}", False),
+    ("hostile", "18", "\\boxed{__import__('os').system('true')}", False),
+    ("hostile", "18", "\\boxed{" + "{" * 10_000 + "19" + "}" * 10_000 + "}", False),
+    ("hostile", "x+1", "\\boxed{" + "(" * 5_000 + "x-1" + ")" * 5_000 + "}", False),
+    ("hostile", "18", "<answer>" + "18 " * 3000 + "</answer>", False),
+    ("hostile", "18", "\\boxed{(((10!)!)!)!}", False),
+]  # fmt: skip
+
+
+def cases():
+    """Every case, in a fixed order."""
+    number = 0
+    for table, frames in ((TABLE, FRAMES), (PLAIN, PLAIN_FRAMES)):
+        for line in table.strip().splitlines():
+            stratum, gold, right, wrong = map(str.strip, line.split(" | "))
+            for texts, expected in ((right, True), (wrong, False)):
+                for text in texts.split("   "):
+                    frame = frames[number % len(frames)]
+                    number += 1
+                    if "$" in text and "$" in frame:
+                        frame = frames[0]
+                    yield {"stratum": stratum, "completion": frame % text.strip(), "answer": gold, "expected": expected}
+    for stratum, gold, completion, expected in WHOLE:
+        yield {"stratum": stratum, "completion": completion, "answer": gold, "expected": expected}
+
+
+if __name__ == "__main__":
+    for case in cases():
+        print(json.dumps(case, ensure_ascii=False))
