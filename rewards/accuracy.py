@@ -7,7 +7,7 @@ from typing import Any
 from grpo.recipe import NonNegative, Positive
 from grpo.rewards.answers.compare import Tolerance
 from grpo.rewards.answers.judge import judged, trimmed
-from grpo.rewards.extraction import Answer, free_answer, last_boxed, mathematical_answer
+from grpo.rewards.extraction import Answer, boxed_answer, free_answer, mathematical_answer
 from grpo.rewards.pool import run_all
 from grpo.rewards.symbolic import equivalent, within_limits
 from grpo.rewards.verdict import Noted
@@ -76,7 +76,7 @@ def gold_text(gold: Any) -> str:
     if gold is None or isinstance(gold, bool | Mapping | list | tuple):
         raise ValueError(f"gold answer must be a text or a number, got {type(gold).__name__}")
     text = str(gold).rpartition("####")[2].strip()
-    boxed = last_boxed(text)
+    boxed = boxed_answer(text)
     text = boxed.strip() if boxed else text.removeprefix("<answer>").removesuffix("</answer>").strip()
     if not text:
         raise ValueError("gold answer is empty")

@@ -42,7 +42,7 @@ _SHORT_BOX = re.compile(r"\\boxed\s*(\d+|[A-Za-z])")
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|im_start\|>\s*user)\|?>?|</s>|<end_of_turn>")
 _SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|<s>|<pad>")
 _ANSWER_IS = re.compile(
-    r"""\b(?:answers?|(?:correct|right|best)\s+(?:option|choice)|option|choice)
+    r"""\b(?:answers?|(?:correct|right|best)\s+(?:option|choice))
         (?:\s+(?:to|for|of|in)\s+(?:the|this|part|your|question|problem|\s)+\(?\w{0,12}\)?)?
         (?:\W{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
     re.IGNORECASE | re.VERBOSE,
@@ -58,8 +58,9 @@ _END_OF_SENTENCE = re.compile(
 )
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?[$£€]?\d+\s+\d+/\d+"
-    r"|(?<![\w.])[-+−]?[$£€]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:/\d+)?%?|\d+(?:\.\d+)?"
+    r"|(?<![\w.])[-+−]?[$£€]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:/\d+)?%?|(?<![A-Za-z\d])\d+(?:\.\d+)?(?![A-Za-z]\d|[A-Z])"
 )
+_RESULT = re.compile(r"=\s*([$£€]?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z])[^=+*/<>]*$")
 _BETWEEN_NUMBERS = re.compile(r"[\s*$]*(?:,|or|and|,\s*or|,\s*and|or\s+maybe|or\s+possibly)[\s*$]*", re.IGNORECASE)
 _REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IGNORECASE | re.DOTALL)
 _DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
@@ -105,10 +106,10 @@ def free_answer(text: str) -> Answer | None:
     return _marked(final, trim=False) or (Answer(whole, "whole_text") if whole else None)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` whose braces balance, or None."""
-    found = _boxes(text)
-    return found[-1].content if found else None
+def boxed_answer(text: str) -> str | None:
+    """The content of the last `\\boxed{}` whose braces balance, with those before it that it adds to, or None."""
+    found = [box for box in _boxes(text) if box.content]
+    return _joined(_together(text, found)) if found else None
 
 
 # --- what is marked as the answer -------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def _last_choice(final: str) -> Answer | None:
 def _formulas(text: str) -> Iterator[_Span]:
     for match in _MATH.finditer(text):
         content = next(group for group in match.groups() if group)
-        yield _Span(match.start(), match.end(), content.strip().rstrip(".,;"))
+        yield _Span(match.start(), match.end(), content.strip() if content.rstrip().endswith("..") else content.strip().rstrip(".,;"))
 
 
 def _last_math(final: str) -> Answer | None:
@@ -287,7 +288,12 @@ def _stated(sentence: str) -> str | None:
     """What follows the last "is", "equals", "=" of a sentence, if it can be read."""
     starts = [match.end() for match in _LEADING.finditer(sentence)]
     text = sentence[starts[-1] :].strip(" *") if starts else ""
-    return text if text and readable(text) else None
+    if len(text) == 1 and text.isalpha() and len(starts) > 1:
+        text = sentence[starts[-2] :].strip(" *")  # 20 = A
+    if text and readable(text):
+        return text
+    result = _RESULT.search(sentence)
+    return result[1] if result else None
 
 
 def _last_number(final: str) -> Answer | None:

@@ -387,8 +387,9 @@ def _stated(node: Node, equal: Equal) -> list[Node]:
         if not part:
             continue
         others = part[:-1]
-        if any(sampling.symbols(side) for side in others) and not any(_is_name(side) for side in all_of_it):
-            return []
+        if not any(_is_name(side) for side in all_of_it) and any(sampling.symbols(side) for side in part):
+            if not all(side.op in _EXPRESSIONS for side in part) or not all(equal(side, part[-1]) for side in others):
+                return []  # no identity: it states no value
         numeric = [_bare(side) for side in part if not sampling.symbols(side) and _bare(side).op in _EXPRESSIONS]
         if any(not equal(side, numeric[-1]) for side in numeric[:-1]):
             return []

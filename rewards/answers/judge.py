@@ -12,10 +12,11 @@ from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Node, Unreadable, num
 from grpo.rewards.answers.words import EMPTY, choice, choices, key, unstyled
 
-_PLAIN_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
+_PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
+_CAPITAL_CONSTANT = re.compile(r"(?<![A-Za-z_])[IE](?![A-Za-z_])")
 _SYMBOLIC = re.compile(r"[\\^_=<>+*/{}()\[\]|√²]")
 
 
@@ -120,9 +121,14 @@ def _same_day(gold: tuple[str, int, int, int], answer: tuple[str, int, int, int]
 
 def _readings(text: str) -> Iterator[Node]:
     """The text as mathematics: once, or twice where a comma may group digits or part them."""
-    for grouping in (True, False) if _GROUPED.search(text) else (True,):
+    ways = [(text, True)]
+    if _GROUPED.search(text):
+        ways.append((text, False))
+    if "\\" not in text and len(text) > 1 and _CAPITAL_CONSTANT.search(text) and re.search(r"[*+(\d]", text):
+        ways.append((_CAPITAL_CONSTANT.sub(lambda found: found[0].lower(), text), True))  # sympy's I and E
+    for way, grouping in ways:
         try:
-            yield read(text, grouping)
+            yield read(way, grouping)
         except (Unreadable, RecursionError):
             continue
 

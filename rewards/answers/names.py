@@ -22,6 +22,9 @@ GREEK = frozenset(
 PLAIN_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega".split())
 ALIASES = {"varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "ell": "l"}
 
+CONSTRUCTORS = frozenset({"Eq", "Matrix", "FiniteSet", "Interval", "Union", "Tuple"})
+"""How sympy writes equations, matrices and sets."""
+
 INFINITIES = frozenset({"inf", "infinity", "infty", "oo", "Infinity", "Inf"})
 
 RELATIONS = {
@@ -61,7 +64,7 @@ CURRENCIES = {"\\$": "dollar", "£": "pound sterling", "€": "euro", "¥": "yen
 
 def is_word(run: str) -> bool:
     """Whether a run of letters is a word, and not a name or a product of one-letter names."""
-    if run in FUNCTIONS or run in INFINITIES or run in PLAIN_GREEK or run == "pi":
+    if run in CONSTRUCTORS or run in FUNCTIONS or run in INFINITIES or run in PLAIN_GREEK or run == "pi":
         return False
     if len(run) == 2:
         return run in SHORT_WORDS

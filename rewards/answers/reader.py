@@ -15,6 +15,7 @@ _OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "\\lbrace"
 _CLOSING = frozenset({")", "]", "}", "\\}", "\\rangle", "\\rbrace", "\\rbrack", "\\rfloor", "\\rceil", "\\end"})
 _SEPARATORS = frozenset({",", ";", "\\\\"})
 _BARS = frozenset({"|", "\\|", "\\lvert", "\\rvert", "\\vert", "\\mid", "\\Vert", "\\lVert", "\\rVert"})
+_IN_UNITS = frozenset({"/", "^", "-", "{", "}", ".", "'", "\\cdot", "*", ",", '"'})
 _TIMES = frozenset({"*", "\\cdot", "\\times", "\\ast"})
 _OVER = frozenset({"/", "\\div", "\\over"})
 
@@ -143,9 +144,10 @@ class _Reader:
                 start = self.index
         self.index = start
 
-    def is_word_here(self) -> bool:
-        token = self.now
-        return token.kind == "word" or (token.kind == "name" and names.is_word(token.text))
+    def is_word_here(self, count: int = 0) -> bool:
+        token = self.ahead(count)
+        article = token.text in ("a", "an") and token.spaced and count == 0 and self.is_word_here(1)
+        return token.kind == "word" or (token.kind == "name" and (names.is_word(token.text) or article))
 
     def spelled_number(self) -> Node | None:
         """Five, or twenty-five."""
@@ -264,7 +266,7 @@ class _Reader:
                 raise Unreadable("a number right after a number or a name")
             return True
         if token.kind == "name":
-            return not self.is_unit() and not names.is_word(token.text) and token.text not in ("U", "union")
+            return not self.is_unit() and not self.is_word_here() and token.text not in ("U", "union")
         if token.text in _BARS:
             return not self.bars and token.text not in ("\\mid", "\\rvert", "\\rVert")
         if token.kind == "op":
@@ -410,6 +412,8 @@ class _Reader:
     def named(self) -> Node:
         token = self.take()
         text = token.text
+        if text in names.CONSTRUCTORS and self.at("(", "."):
+            return self.constructed(text)
         if text in names.FUNCTIONS:
             return self.function(names.FUNCTIONS[text])
         if text == "pi" or text == "π":
@@ -429,6 +433,33 @@ class _Reader:
         self.stream[self.index - 1 : self.index] = [Token("name", letter) for letter in text]
         return Node("sym", (), text[0])
 
+    def constructed(self, name: str) -> Node:
+        """Eq(x, 5), Matrix([[1, 2], [3, 4]]), Interval.open(0, 1)."""
+        variant = ""
+        if self.skip("."):
+            variant = self.take().text
+        self.expect("(")
+        args = self.inside(self.statement_as_list).args
+        self.expect(")")
+        if name == "Eq" and len(args) == 2:
+            return Node("rel", args, ("=",))
+        if name == "Interval" and len(args) >= 2:
+            low = "(" if variant in ("open", "Lopen") else "["
+            return Node("seq", args[:2], low + (")" if variant in ("open", "Ropen") else "]"))
+        if name == "Union" and args:
+            node = args[0]
+            for other in args[1:]:
+                node = Node("cup", (node, other))
+            return node
+        if name == "Matrix" and len(args) == 1:
+            rows = args[0].args if args[0].op in ("seq", "list") else ()
+            if not rows or args[0].op != "seq" or rows[0].op != "seq":
+                rows = tuple(Node("row", (cell,)) for cell in rows)
+            return Node("matrix", tuple(Node("row", row.args) for row in rows))
+        if name in ("FiniteSet", "Tuple"):
+            return Node("set", args) if name == "FiniteSet" else Node("seq", args, "()")
+        raise Unreadable(f"{name} of {len(args)}")
+
     @staticmethod
     def letter(text: str) -> Node:
         return Node("sym", (), text)
@@ -439,7 +470,7 @@ class _Reader:
             return Node("set")
         node = self.inside(self.statement)
         self.expect("}")
-        return Node("set", node.args) if node.op == "list" else node
+        return node
 
     def bracketed(self) -> Node:
         opening = self.take().text
@@ -582,7 +613,7 @@ class _Reader:
             self.expect(")" if opening == "(" else "]")
         elif self.at("{"):
             group = self.braced()
-            arguments = group.args if group.op == "set" else (group,)
+            arguments = group.args if group.op == "list" else (group,)
             if name == "binom" and self.at("{"):
                 arguments = (*arguments, self.braced())
         else:
@@ -680,6 +711,8 @@ class _Reader:
             return None
         found: list[str] = []
         while not self.done() and not (self.is_separator() and self.ahead() is not _END) and not self.ends_unit():
+            if self.now.kind in ("op", "command") and self.now.text not in _IN_UNITS:
+                raise Unreadable(f"{self.now.text!r} in a unit")
             found.append(self.take().text)
         if any(word.casefold() in names.DENIALS for word in found):
             raise Unreadable("words that deny")
@@ -690,8 +723,8 @@ class _Reader:
         if token.text.casefold() in names.CONDITIONS or token.text.casefold() in names.JOINING:
             return False
         return (
-            token.kind == "word"
-            or (token.kind == "name" and (names.is_word(token.text) or is_unit(token.text)))
+            self.is_word_here()
+            or (token.kind == "name" and is_unit(token.text))
             or (token.text in ("/", "-") and self.is_unit_ahead())
         )
 

@@ -17,7 +17,7 @@ _COMMANDS = {
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "…": r"\ldots ", "⋯": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "∠": r"\angle ", "△": r"\triangle ",
     "⁄": "/", "∕": "/", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "→": r"\to ", "⇒": r"\to ", "∣": "|", "∥": "|", "¬": r"\neg ",
+    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "→": r"\to ", "⇒": r"\to ", "∣": "|", "│": "|", "⎮": "|", "∥": "|", "¬": r"\neg ",
     "∧": r"\wedge ", "∨": r"\vee ", "∑": r"\sum ", "∫": r"\int ", "∂": r"\partial ", "∘": r"\circ ", "⊂": r"\subset ",
     "⊆": r"\subseteq ", "∀": r"\forall ", "∃": r"\exists ", "ℓ": "l", "，": ",", "、": ", ", "；": "; ", "。": ".",
     "：": ":", "【": "[", "】": "]", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "∆": r"\Delta ", "µ": "μ",

@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from grpo.rewards.answers.names import FUNCTIONS
 from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Unreadable
 
@@ -43,7 +44,7 @@ _TOKEN = re.compile(
   | (?P<letters>[A-Za-z]+)
   | (?P<word>[^\W\d_]+)
   | (?P<op>\+\s?/\s?-|\*\*|<=|>=|!=|==|=>|->|:=|<>|\.\.\.|!!|=<|'+|[^\s])
-    """.replace("GROUP", r",|\{,\}|\\,|\\!|\\ |,\\!|,\\ |\s|'"),
+    """.replace("GROUP", r",|\{,\}|\\,|\\!|\\ |,\\!\s*|,\\ |\s|'"),
     re.VERBOSE | re.DOTALL,
 )
 _TEXT_STYLES = ("text", "mbox", "mathrm", "operatorname", "hbox", "emph")
@@ -109,7 +110,7 @@ def _token(kind: str, piece: str, spaced: bool, in_text: bool) -> Token:
     if kind == "escape":
         return Token("op", _ESCAPES.get(piece[1], piece), spaced)
     if kind == "letters":
-        return Token("word" if in_text else "name", piece, spaced)
+        return Token("word" if in_text and piece not in FUNCTIONS else "name", piece, spaced)
     if kind == "word":
         return Token("word", piece, spaced)
     return Token("command" if kind == "command" else "op", _SPELLINGS.get(piece, piece), spaced)
