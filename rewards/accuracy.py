@@ -30,7 +30,7 @@ def accuracy(
     reasoning_gym: Sequence[Mapping[str, Any] | None] | None = None,
     *,
     column: str = "answer",
-    seconds: Positive = 5.0,
+    seconds: Positive = 3.0,
     absolute_tolerance: NonNegative = 0.0,
     relative_tolerance: NonNegative = 0.0,
     **columns: Sequence[Any],

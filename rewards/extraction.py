@@ -5,6 +5,7 @@ gold answer of as many values and nothing else.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,6 +37,8 @@ class _Span:
 
 
 MAX_SENTENCE = 2000
+MAX_MARKS = 50
+"""Marked answers that are looked at, from the end: a flood of them is no answer, and must not take for ever."""
 
 _BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _SHORT_BOX = re.compile(r"\\boxed\s*(\d+|[A-Za-z])")
@@ -44,7 +47,7 @@ _SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|<s>|<pad>")
 _ANSWER_IS = re.compile(
     r"""\b(?:answers?|(?:correct|right|best)\s+(?:option|choice))
         (?:\s+(?:to|for|of|in)\s+(?:the|this|part|your|question|problem|\s)+\(?\w{0,12}\)?)?
-        (?:\W{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
+        (?:["'*_)\s]{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _HEADING = re.compile(r"^[\W_]{0,6}(?:the\s+)?(?:final\s+|correct\s+)?answer[\W_]{0,6}$", re.IGNORECASE | re.MULTILINE)
@@ -64,6 +67,7 @@ _RESULT = re.compile(r"=\s*([$£€]?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z])[^=+*/<
 _BETWEEN_NUMBERS = re.compile(r"[\s*$]*(?:,|or|and|,\s*or|,\s*and|or\s+maybe|or\s+possibly)[\s*$]*", re.IGNORECASE)
 _REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IGNORECASE | re.DOTALL)
 _DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:not|never|no|neither|nor|cannot)\b|n't\b", re.IGNORECASE)
 _OPENING_WORDS = re.compile(
     r"(?:(?:indeed|therefore|thus|just|simply|clearly|given by|equal to|that|as follows|now|option|choice)\b[:,]?\s*)+",
     re.IGNORECASE,
@@ -116,8 +120,8 @@ def boxed_answer(text: str) -> str | None:
 
 
 def _marked(final: str, trim: bool = True) -> Answer | None:
-    boxes = [box for box in _boxes(final) if box.content.strip()]
-    tags = _answer_tags(final)
+    boxes = [box for box in _boxes(final) if box.content.strip()][-MAX_MARKS:]
+    tags = _answer_tags(final)[-MAX_MARKS:]
     inside = [box for box in boxes if any(tag.start <= box.start < tag.end for tag in tags)]
     if inside or (boxes and not tags):
         return _boxed(final, inside or boxes, trim)
@@ -204,13 +208,17 @@ def _hashes(final: str) -> Answer | None:
 def _spoken(text: str) -> Answer | None:
     """What follows the last "answer is", with answers right before it that it only adds to."""
     found = []
-    for match in [*_ANSWER_IS.finditer(text), *_HEADING.finditer(text)]:
+    for match in [*_last(_ANSWER_IS.finditer(text)), *_last(_HEADING.finditer(text))]:
         if sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]):
             found.append(_Span(match.start(), match.end() + len(sentence), sentence))
     found.sort(key=lambda span: span.start)
     following = [*found[1:], _Span(len(text), len(text), "")]
     found = [one for one, after in zip(found, following, strict=False) if one.end <= after.start]
     return Answer(_joined(_together(text, found)), "answer_is") if found else None
+
+
+def _last(matches: Iterator[re.Match[str]]) -> deque[re.Match[str]]:
+    return deque(matches, MAX_MARKS)
 
 
 def _spoken_or_all(content: str) -> str:
@@ -225,6 +233,8 @@ def _sentence(rest: str) -> str:
     rest = rest.lstrip(" \t\n*:_")
     for match in _END_OF_SENTENCE.finditer(rest):
         if not match["math"]:
+            if match[0] == "?":
+                return ""  # a question
             rest = rest[: match.start()]
             break
     rest = _OPENING_WORDS.sub("", rest.strip(" *_"), count=1) if _OPENING_WORDS.match(rest.strip(" *_")) else rest
@@ -238,6 +248,8 @@ def _refined(sentence: str) -> str:
         return sentence
     if (stated := _stated(sentence)) is not None:
         return stated
+    if _DENIAL.search(sentence):
+        return sentence
     formulas = {span.content for span in _formulas(sentence)}
     if len(formulas) == 1:
         return formulas.pop()

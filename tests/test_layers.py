@@ -20,7 +20,7 @@ FLOORS = [
     },
     {"grpo.learner", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
-    {"grpo.preflight", "grpo.pipeline", "grpo.estimate", "grpo.cli"},
+    {"grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.estimate", "grpo.cli"},
 ]  # fmt: skip
 
 

@@ -3,8 +3,7 @@
 Axes: P prompts of a step, G completions of a prompt.
 """
 
-from grpo.advantages import advantages
-from grpo.experience import mask_reasons, minibatches, reward_matrix
+from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
@@ -25,7 +24,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         clock, step = Clock(), progress.step + 1
         rollout = roll_out(parts.source, step, progress.consumed)
         kl_PG = reward_kl(parts, rollout.scored)
-        advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)
+        advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
         with clock("learn"):
             tallies = [
                 train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
