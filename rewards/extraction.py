@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from grpo.rewards.answers.dates import when
 from grpo.rewards.answers.judge import readable
 from grpo.rewards.answers.words import choice
 
@@ -75,6 +76,7 @@ _OPENING_WORDS = re.compile(
 _LAST_CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+\**\(?|\(|\*\*\(?)([A-J])(?:\)|\*\*|\.|\b)[\s.*)$]*$", re.IGNORECASE
 )
+_CORRECT_CHOICE = re.compile(r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE)
 _LEADING = re.compile(r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?)\b|[:=])\s*", re.IGNORECASE)
 _HEDGES = frozenset(
     "and or also alternatively either maybe perhaps possibly else another answer answers the final is are it could be "
@@ -238,8 +240,8 @@ def _sentence(rest: str) -> str:
             rest = rest[: match.start()]
             break
     rest = _OPENING_WORDS.sub("", rest.strip(" *_"), count=1) if _OPENING_WORDS.match(rest.strip(" *_")) else rest
-    rest = _DENIED.sub("", _REASON.sub("", rest.strip(" *_"))).strip(" *_,;")
-    return _refined(rest)
+    rest = _REASON.sub("", rest.strip(" *_")).strip(" *_,;")
+    return _refined(_DENIED.sub("", rest).strip(" *_,;") or rest)
 
 
 def _refined(sentence: str) -> str:
@@ -264,12 +266,12 @@ def _whole(final: str) -> Answer | None:
     """A text that is nothing but an answer."""
     if not final or len(final) > 300 or "\n" in final:
         return None
-    bare = len(final.split()) <= 4 and not re.search(r"\d", final)
+    bare = (len(final.split()) <= 4 and not re.search(r"\d", final)) or when(final) is not None
     return Answer(final, "whole_text") if bare or readable(final) or (len(final) < 60 and choice(final)) else None
 
 
 def _last_choice(final: str) -> Answer | None:
-    match = _LAST_CHOICE.search(final[-60:])
+    match = _LAST_CHOICE.search(final[-60:]) or _CORRECT_CHOICE.search(final[-200:])
     return Answer(match[1].upper(), "last_choice") if match and match[1].isupper() else None
 
 

@@ -28,6 +28,9 @@ GRACE = 2.0
 PATIENCE = 60.0
 """Seconds without any result after which the pool itself counts as broken: starting workers may take many."""
 
+WORKERS = os.cpu_count() or 1
+"""Processes; a pool that runs keeps its own."""
+
 MAX_BYTES = 2 * 2**30
 """Address space of a worker. sympy and math-verify need 0.2 GiB; an expression that wants more is not an answer."""
 
@@ -113,7 +116,7 @@ def _running_pool() -> ProcessPool:
     if _pool is not None and not _pool.active:
         stop()
     if _pool is None:
-        _pool = ProcessPool(max_workers=os.cpu_count() or 1, initializer=_prepare_worker, context=_Context())
+        _pool = ProcessPool(max_workers=WORKERS, initializer=_prepare_worker, context=_Context())
     return _pool
 
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 
 FRAMES = (
     "So it is \\boxed{%s}.",
@@ -204,6 +205,371 @@ WHOLE = [
 ]  # fmt: skip
 
 
+# gold | a whole completion that is right; \n is a line break where no command begins with it
+RIGHT = r"""
+6 | Each pack has 3. So 2 packs = **6**.
+6 | Therefore, there are **6** ways.
+540 | Total distance: 3*60*3 = 540 meters. So James runs 540 total meters a week.
+18 | She makes 9 * 2 = $<<9*2=18>>18 every day at the farmer’s market.
+\frac{243}{625} | The answer is: $\frac{243}{625}$
+p - q | \[\sum \frac{1}{(j + k)^3} = \boxed{p - q}.\]
+\left( 3, \frac{\pi}{2} \right) | \boxed{\left( 3, \frac{\pi}{2} \right)}
+\text{Evelyn} | Thus **Evelyn** has the greatest average speed. \boxed{Evelyn}
+42 | \boxed{42^\circ}
+x^{3}+3 x-6 | \boxed{x^3+3x-6}
+-\frac{35}{9} | \boxed{-\dfrac{35}{9}}
+6 - 5i | \boxed{6-5i}
+144 | $\boxed{144}$ square units
+y = 2x + 3 | \boxed{y=2x+3}
+1,-2 | \boxed{-2, 1}
+78 | \boxed{x=78}
+10\% | \boxed{10}
+\$18.90 | \boxed{18.90}
+18.90 | \boxed{\$18.90}
+3R^2 | \boxed{3R^2}
+(-\infty, 2) \cup (3, \infty) | \boxed{(-\infty,2)\cup(3,\infty)}
+\text{(C)} | \boxed{C}
+\text{June 20} | \boxed{\text{June }20}
+5,\!040 | \boxed{5040}
+10,\!080 | \boxed{10080}
+4343_6 | \boxed{4343_6}
+\text{odd} | \boxed{\text{odd}}
+11\sqrt2 | \boxed{11\sqrt{2}}
+\sqrt{51} | \boxed{\sqrt{51}}
+70 \sqrt{2} | \boxed{70\sqrt{2}}
+\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix} | \boxed{\begin{pmatrix} -\frac{1}{3} \\ \frac{2}{3} \\ \frac{5}{3} \end{pmatrix}}
+\frac{3}{2} | The value is \( \frac{3}{2} \).
+2k + 2 | \boxed{2k+2}
+\text{ellipse} | \boxed{\text{ellipse}}
+(0,9) \cup (9,36) | \boxed{(0,9)\cup(9,36)}
+\frac{1}{2},-2 | \boxed{-2,\frac12}
+$\frac{1}{2}$ | <answer>0.5</answer>
+2 \sin b \cos a | \boxed{2\cos a\sin b}
+x^2 + 5x - 3 = 0 | \boxed{x^2+5x-3=0}
+(2,\infty) | \boxed{x > 2}
+[-2,7] | \boxed{[-2, 7]}
+[-2,7] | \boxed{-2 \leq x \leq 7}
+[-2,7] | \boxed{x \in [-2,7]}
+[5,\infty) | \boxed{[5, \infty)}
+\frac{\pi}{6} | \boxed{30^\circ}
+0.43 | \boxed{.43}
+\sqrt{x+1} | \boxed{(x+1)^{1/2}}
+(x+2)(x-2) | <answer>(x - 2)(x + 2)</answer>
+3x(2x-1) | <answer>6x^2 - 3x</answer>
+\frac{5}{13} | So $\cos\theta = \frac{5}{13}$.
+5 | Hence $x+y = 5$.
+7 | Therefore $a + b = 3 + 4 = 7$.
+m=4 | The slope is 4.
+\frac{2}{3} | P(A) = 2/3
+17 | So the final answer is \(17\).
+17 | **Answer: 17**
+17 | Answer: **17**
+17 | *Answer*: 17
+17 | ### Answer: 17
+17 | The correct answer is: 17
+17 | the answer would be 17.
+17 | Final Answer: $\boxed{17}$
+17 | ANSWER: 17
+17 | My answer is 17.
+17 | The answer to the problem is 17.
+17 | The answer equals 17.
+17 | We conclude that the answer must be 17.
+17 | \[ \boxed{17} \] is the answer.
+17 | 17 is the answer.
+17 | \boxed{ 17 }
+17 | $\boxed 17$
+17 | \fbox{17}
+17 | <answer>\n17\n</answer>
+17 | <answer>$17$</answer>
+17 | <answer> \(17\) </answer>
+17 | <answer>The answer is $17$.</answer>
+17 | <think>16?</think>17
+17 | <think>16?</think>\n\nThe total is **17**.
+17 | x = 17
+17 | Thus, n = 17.
+17 | \boxed{\text{17}}
+17 | \boxed{17 \text{ cm}}
+17 | \boxed{17\,\text{cm}^3}
+17 | \boxed{\textbf{17}}
+17 | \boxed{\mathbf{17}}
+17 | \boxed{n=17}
+17 | \boxed{\text{The answer is } 17}
+17 | \boxed{17.}
+17 | \boxed{\$17}
+17 | \boxed{17\%}
+17 | \boxed{seventeen}
+-17 | \boxed{-17}
+1/17 | \boxed{\frac{1}{17}}
+B | Answer: B
+B | The answer is (B).
+B | \boxed{B}
+B | \boxed{\text{B}}
+B | **B**
+B | (B)
+B | B
+B | B.
+B | The answer is **B**.
+B | The correct choice is B: the mitochondria.
+B | Answer: B) 12 km
+B | Therefore option B is correct.
+B | <answer>B</answer>
+B | <answer>(B) Paris</answer>
+(B) | B
+B | Answer: (b)
+Paris | The capital is Paris. The answer is Paris.
+Paris | <answer>Paris</answer>
+Paris | \boxed{\text{Paris}}
+Paris | Answer: Paris.
+yes | Yes.
+no | The answer is no, because 3 is odd.
+True | \boxed{\text{True}}
+False | <answer>false</answer>
+2 hours | 2 hours
+2 | 2 hours
+2 hours and 30 minutes | 2 hours and 30 minutes
+1:2 | The ratio is 1:2.
+3:4:5 | \boxed{3:4:5}
+x=3, y=4 | \boxed{(3,4)}
+(3,4) | \boxed{x=3,\ y=4}
+(3,4) | \boxed{x = 3 \text{ and } y = 4}
+\{3,4\} | \boxed{3 \text{ and } 4}
+\{3,4\} | x=3 or x=4
+3,4 | \boxed{x \in \{3, 4\}}
+\emptyset | \boxed{\text{No solution}}
+no real solutions | \boxed{\emptyset}
+\text{No} | No
+1\frac{3}{4} | \boxed{1.75}
+\frac{7}{4} | 1 3/4
+0.1\overline{6} | 1/6
+\frac{x}{2} | 0.5x
+-\frac{1}{2}x+3 | 3 - x/2
+2^{n+1}-1 | 2*2^n - 1
+e^{2x} | exp(2x)
+\frac{d}{2} | d/2
+\ln(2)+1 | 1+ln 2
+\log_{10} 2 | log_10(2)
+\frac{\ln 3}{\ln 2} | \log_2 3
+\tan^{-1}(2) | \arctan 2
+\cos^2 x | 1-\sin^2 x
+\sqrt{3}i | i\sqrt{3}
+1+i | 1 + i
+5e^{i\pi/4} | \frac{5\sqrt2}{2}(1+i)
+\frac{-1+\sqrt{5}}{2} | (sqrt(5)-1)/2
+10! | 3628800
+\binom{5}{2} | 10
+{}_5C_2 | 10
+2^{1000} | 2^{1000}
+C | c
+f(x)=x^2 | x^2
+x^2 | f(x) = x^2
+g(x)=2x+1 | y=2x+1
+a=1,b=2,c=3 | (1,2,3)
+a=1, b=2 | b=2, a=1
+\frac{\sqrt{6}+\sqrt{2}}{4} | \cos 15^\circ
+x^2+y^2=4 | x^2 + y^2 - 4 = 0
+\frac{x^2}{4}+\frac{y^2}{9}=1 | 9x^2+4y^2=36
+y=\frac{1}{x} | xy=1
+2x-3y=6 | y=\frac{2}{3}x-2
+x>2 | x > 2
+x\le-1\text{ or }x\ge3 | (-\infty,-1]\cup[3,\infty)
+x\neq 0 | (-\infty,0)\cup(0,\infty)
+-1<x<1 | |x|<1
+\text{all real numbers} | \mathbb{R}
+\mathbb{R} | (-\infty,\infty)
+\text{all real numbers} | (-\infty, \infty)
+2.5\times10^{-3} | 0.0025
+6.02\times 10^{23} | 6.02e23
+1.2\times10^5 | 120000
+300000 | 3 \times 10^5
+12 | 1.2e1
+0.25 | 25%
+25% | 1/4
+33\frac{1}{3}\% | 1/3
+\$1,234 | 1234
+$1,234.50 | 1234.5
+€50 | 50 euros
+5 ft | 60 inches
+1.5 hours | 90 minutes
+45 mph | 45 miles per hour
+100 cm | 1 m
+3\text{ dozen} | 36
+July 4 | \boxed{\text{July 4}}
+2024-03-15 | March 15, 2024
+3:45 PM | 3:45 pm
+Monday | \text{Monday}
+\text{red, blue} | blue, red
+A, C | A and C
+ACD | A, C, D
+\overline{AB} | \overline{AB}
+\angle A | \angle A
+\vec{a}+\vec{b} | \vec{b}+\vec{a}
+\mathbf{i}+2\mathbf{j} | \mathbf{i} + 2\mathbf{j}
+\langle 1,2\rangle | (1,2)
+\begin{bmatrix}1\\2\end{bmatrix} | (1,2)
+[[1,2],[3,4]] | \begin{bmatrix}1&2\\3&4\end{bmatrix}
+n(n-1) | n^2-n
+\frac{n!}{(n-2)!} | n(n-1)
+\sum_{k=1}^n k | \frac{n(n+1)}{2}
+\frac{1}{2}\ln|x|+C | \frac12\ln|x| + C
+x^2+C | C + x^2
+3 + 2\sqrt{2} | (1+\sqrt2)^2
+\sqrt{2}+\sqrt{3} | \sqrt{5+2\sqrt{6}}
+\frac{1}{\sqrt{3}} | \frac{\sqrt{3}}{3}
+2\sqrt{3} | \sqrt{12}
+\sqrt[4]{4} | \sqrt{2}
+8^{2/3} | 4
+\left(\frac{1}{2}\right)^{10} | \frac{1}{1024}
+0.5 | \frac{1}{2}
+-2 | −2
+{2} | 2
+\{2\} | 2
+2 | \{2\}
+(2) | 2
+\boxed{2} | 2
+3.0 | 3
+007 | 7
+"""
+
+WRONG = r"""
+6 | Each pack has 3. So 2 packs = **6**? No, it is **7**.
+17 | The answer is 17 or 18.
+17 | \boxed{17, 18}
+17 | \boxed{17\text{ to }18}
+17 | \boxed{16 < x < 18}
+17 | \boxed{\approx 17.2}
+17 | \boxed{17x}
+17 | \boxed{17i}
+17 | \boxed{17\pi}
+17 | \boxed{17!}
+17 | \boxed{17^2}
+17 | \boxed{17_8}
+17 | \boxed{17 \text{ or more}}
+17 | \boxed{\text{not } 17}
+17 | \boxed{1 7}
+17 | \boxed{1.7}
+17 | \boxed{170}
+17 | \boxed{-17}
+17 | \boxed{\frac{17}{2}}
+17 | \boxed{17/1.0001}
+17 | \boxed{[17]} \boxed{18}
+17 | \boxed{(17, 17)}
+17 | \boxed{17 + 1}
+17 | \boxed{x + 17}
+17 | \boxed{x + 17 = 20}
+17 | \boxed{2x = 17}
+17 | \boxed{17 \text{ million}}
+17 | \boxed{\sqrt{17}}
+17 | \boxed{x > 17}
+17 | \boxed{|17 - x|}
+B | \boxed{A}
+B | \boxed{A, B}
+B | A or B
+B | Not B
+B | \boxed{\text{Both A and B}}
+B | The answer is A. B is wrong.
+B | \boxed{\text{Boston}}
+B | \boxed{8}
+Paris | \boxed{\text{Paris or London}}
+Paris | \boxed{\text{Not Paris}}
+Paris | \boxed{\text{Paris Hilton}}
+Paris | London
+yes | \boxed{\text{no}}
+yes | \boxed{\text{yes and no}}
+True | \boxed{\text{Untrue}}
+(3,4) | \boxed{(4,3)}
+(3,4) | \boxed{x=4,y=3}
+(3,4) | \boxed{[3,4]}
+(3,4) | \boxed{(3,4]}
+(3,4) | \boxed{\{3,4\}}
+(3,4) | \boxed{3}
+(3,4) | \boxed{(3,-4)}
+(3,4) | \boxed{(3,4),(4,3)}
+x=3 | \boxed{x=-3}
+x=3 | \boxed{x=3,5}
+x=3 | \boxed{x\ge3}
+x=3 | \boxed{x\ne3}
+x=3 | \boxed{x^2=9}
+x=3, y=4 | x=4, y=3
+\{1,2\} | \{1\}
+\{1,2\} | 1 or 2 or 3
+\frac12 | \frac{1}{20}
+\frac12 | 1/2x
+\frac12 | 2
+\frac12 | \frac{1}{2}\pi
+\sqrt{2} | \sqrt{2}i
+\sqrt{2} | 2
+\sqrt2 | 1.41421356
+\pi | 3.14159
+\pi | \frac{22}{7}
+\frac{1}{3} | 0.33
+\frac{1}{3} | 0.3333333
+\frac{2}{3} | 0.667
+x^2+1 | x^2+2
+x^2+1 | (x+1)^2
+x^2+1 | x^2+1=0
+x^2+1 | y^2+1
+\sin x | \cos x
+\sin x | \sin y
+\ln x | \log_{10} x
+e^x | e^{-x}
+2^n | n^2
+a+b | a-b
+ab | a+b
+\frac{a}{b} | \frac{b}{a}
+x>3 | x<3
+x>3 | x\geq 3
+x>3 | 3
+(0,1) | (0,1]
+(0,1) | (0,1)\cup\{2\}
+(-\infty,3) | (-\infty,3]
+(-\infty,3) | (3,\infty)
+[0,\infty) | (0,\infty)
+\mathbb{R} | \mathbb{Z}
+1010_2 | 1010_3
+50% | 5%
+50% | 0.05
+0.5 | 50
+5 cm | 5 mm
+5 cm | 5 cm^2
+5 hours | 5 minutes
+5 hours | 50 hours
+\$5 | 5 cents
+3:4 | 4:3
+July 4 | July 5
+3:45 PM | 3:45 AM
+1/2004! | 1/2006!
+2^{100} | 2^{101}
+10^{20} | 10^{20}+1
+1234567890123456789 | 1234567890123456788
+0.1 | 0.10000000001
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}2\\1\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{pmatrix}1&2\\4&3\end{pmatrix}
+y=2x+1 | y=2x
+y=2x+1 | x=2y+1
+x^2+y^2=4 | x^2+y^2=2
+3+4i | 3-4i
+3+4i | 5
+\pm3 | 3
+3 | \pm3
+\text{even} | \text{odd}
+no solution | 0
+\emptyset | \{0\}
+\infty | -\infty
+\text{Alice} | \text{Alice and Bob}
+18 | 18 \text{ or } 20
+A | \text{A and B}
+2 | 2.0001
+100 | 1{,}000
+1000 | 1.000
+1,000 | 1,0000
+12 | 1,2
+-5 | |-5|
+x-1 | 1-x
+\frac{x-1}{x+1} | \frac{x+1}{x-1}
+\sqrt{x^2} | x
+"""
+
+
 def cases():
     """Every case, in a fixed order."""
     number = 0
@@ -217,6 +583,11 @@ def cases():
                     if "$" in text and "$" in frame:
                         frame = frames[0]
                     yield {"stratum": stratum, "completion": frame % text.strip(), "answer": gold, "expected": expected}
+    for table, expected in ((RIGHT, True), (WRONG, False)):
+        for line in table.strip().splitlines():
+            gold, _, completion = line.partition(" | ")
+            text = re.sub(r"\\n(?![a-z])", "\n", completion)
+            yield {"stratum": "mixture", "completion": text, "answer": gold.strip(), "expected": expected}
     for stratum, gold, completion, expected in WHOLE:
         yield {"stratum": stratum, "completion": completion, "answer": gold, "expected": expected}
 

@@ -204,6 +204,8 @@ class _Comparison:
             return self.sequences(gold, answer)
         if gold.op == "list" and answer.op == "list" and _names_all(gold) and _names_all(answer):
             return self.unordered(gold.args, answer.args)
+        if gold.op == answer.op == "row":
+            return self.in_order(gold, answer)
         if "seq" in (gold.op, answer.op):
             return self.in_order(_unnamed_items(gold), _unnamed_items(answer))
         return self.unordered(_unnamed_items(gold).args, _unnamed_items(answer).args, once="set" in (gold.op, answer.op))
@@ -286,7 +288,8 @@ class _Comparison:
         if gold.op == answer.op:
             return field.base(gold) == field.base(answer) and gold.value[0] == answer.value[0]
         based, other = (gold, answer) if gold.op == "based" else (answer, gold)
-        return other.op == "num" and other.value == _digits(based)
+        silent = based is gold or field.base(based) == 10
+        return silent and other.op == "num" and other.value == _digits(based)
 
     def ratios(self, gold: Node, answer: Node) -> bool:
         if gold.op == answer.op:
@@ -351,7 +354,7 @@ def _is_name(node: Node) -> bool:
     if node.op == "^":
         return node.args[0].op == "sym" and node.args[1] == Node("neg", (num(1),))
     if node.op == "call":
-        return node.value == "abs" and _is_name(node.args[0])
+        return node.value not in ("sqrt", "root") and all(map(_is_name, node.args))
     return node.op in ("*", "/", "+", "seq", "ratio", "list") and bool(node.args) and all(map(_is_name, node.args))
 
 

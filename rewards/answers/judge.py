@@ -10,7 +10,7 @@ from grpo.rewards.answers.reader import read
 from grpo.rewards.answers.sampling import has_imaginary
 from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Node, Unreadable, num
-from grpo.rewards.answers.words import EMPTY, choice, choices, key, unstyled
+from grpo.rewards.answers.words import COMMON, choice, choices, key, unstyled
 
 _PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
@@ -122,7 +122,9 @@ def _same_day(gold: tuple[str, int, int, int], answer: tuple[str, int, int, int]
 def _readings(text: str) -> Iterator[Node]:
     """The text as mathematics: once, or twice where a comma may group digits or part them."""
     ways = [(text, True)]
-    if _GROUPED.search(text):
+    if (common := COMMON.get(key(text))) is not None:
+        ways = [(common, True)]
+    if _GROUPED.search(text) and not re.search(r",0\d", text):
         ways.append((text, False))
     if "\\" not in text and len(text) > 1 and _CAPITAL_CONSTANT.search(text) and re.search(r"[*+(\d]", text):
         ways.append((_CAPITAL_CONSTANT.sub(lambda found: found[0].lower(), text), True))  # sympy's I and E
@@ -135,15 +137,17 @@ def _readings(text: str) -> Iterator[Node]:
 
 def _same_text(gold: str, answer: str, golds: list[Node], answers: list[Node]) -> bool:
     expected, given = key(gold), key(answer)
-    if expected == EMPTY and Node("set") in answers:
-        return True
-    if given == EMPTY and Node("set") in golds:
-        return True
     if golds and answers:
         return False
     if not expected or not given or not is_text(gold) or not is_text(answer):
         return _bare(gold) == _bare(answer)
-    return expected == given
+    return expected == given or _same_names(gold, answer)
+
+
+def _same_names(gold: str, answer: str) -> bool:
+    """Lists of names in any order: red, blue."""
+    first, second = (sorted(map(key, re.split(r",|;|&|\band\b", unstyled(text)))) for text in (gold, answer))
+    return 1 < len(first) and first == second
 
 
 def _bare(text: str) -> str:

@@ -600,7 +600,7 @@ class _Reader:
                 exponent = self.exponent()
             elif self.at("_"):
                 self.take()
-                base = self.braced() if self.at("{") else self.argument()
+                base = self.braced() if self.at("{") else self.argument(whole=True)
         inverse = exponent == Node("neg", (num(1),)) and name in names.INVERSES
         called = names.INVERSES[name] if inverse else name
         node = self.applied(called, base)

@@ -111,6 +111,8 @@ def agree(first: Node, second: Node, arithmetic: Arithmetic) -> bool | None:
             continue
         if abs(a - b) > tolerance:
             return False
+        if size > max(1, abs(a), abs(b)) * 10.0 ** (arithmetic.digits // 3):
+            continue  # so much was cancelled, or wrapped around by a sine, that nothing reliable is left
         compared += 1
     return True if compared >= (2 if symbols(first, second) else 1) else None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpo.rewards.answers.sampling import value
-from grpo.rewards.answers.tree import Node
+from grpo.rewards.answers.tree import Node, num
 
 Same = Callable[[Node, Node], bool]
 
@@ -123,6 +123,8 @@ def _of_relation(node: Node) -> list[Interval] | None:
                 return [Interval(end, end, (True, True))]
             case "!=":
                 return _rest([Interval(end, end, (True, True))])
+    if len(node.args) == 2 and (middle := _distance_from(node.args[0])) is not None and node.value[0] in ORDER:
+        return _around(middle, node.args[1], node.value[0])
     if len(node.args) == 3 and node.args[1].op == "sym" and ORDER.issuperset(node.value):
         low, _, high = node.args
         first, second = node.value
@@ -131,6 +133,26 @@ def _of_relation(node: Node) -> list[Interval] | None:
         if first[0] == second[0]:
             return [Interval(low, high, ("=" in first, "=" in second))]
     return None
+
+
+def _distance_from(node: Node) -> Node | None:
+    """The a of |x - a|."""
+    if node.op != "call" or node.value != "abs":
+        return None
+    inner = node.args[0]
+    if inner.op == "sym":
+        return num(0)
+    if inner.op == "+" and inner.args[0].op == "sym":
+        return Node("neg", (inner.args[1],))
+    return None
+
+
+def _around(middle: Node, radius: Node, sign: str) -> list[Interval]:
+    closed = "=" in sign
+    ball = Interval(
+        Node("+", (middle, Node("neg", (radius,)))), Node("+", (middle, radius)), (closed != (sign[0] == ">"),) * 2
+    )
+    return [ball] if sign[0] == "<" else _rest([ball])
 
 
 def _of_list(node: Node) -> list[Interval] | None:

@@ -31,7 +31,12 @@ _SYNONYMS = {
     "correct": "true", "incorrect": "false", "diverge": "diverges", "converge": "converges", "divergent": "diverges",
     "convergent": "converges",
 }  # fmt: skip
-EMPTY = "no solution"
+COMMON = {
+    "no solution": r"\emptyset", "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}",
+    "real numbers": r"\mathbb{R}", "all real x": r"\mathbb{R}", "every real number": r"\mathbb{R}",
+    "any real number": r"\mathbb{R}", "set of all real numbers": r"\mathbb{R}", "set of real numbers": r"\mathbb{R}",
+}  # fmt: skip
+"""Words that say what mathematics has a sign for."""
 
 
 def number_in_words(words: Sequence[str]) -> int | None:
