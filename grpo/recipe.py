@@ -301,12 +301,7 @@ class GdpoAdvantage(Settings):
 
 
 AdvantageSettings = Annotated[
-    GroupAdvantage
-    | DrGrpoAdvantage
-    | RlooAdvantage
-    | BatchStdAdvantage
-    | ReinforcePlusPlusAdvantage
-    | GdpoAdvantage,
+    GroupAdvantage | DrGrpoAdvantage | RlooAdvantage | BatchStdAdvantage | ReinforcePlusPlusAdvantage | GdpoAdvantage,
     Field(discriminator="kind"),
     BeforeValidator(_grpo_unless_said),
 ]
@@ -484,7 +479,9 @@ class GrpoStage(TrainingSettings):
     @model_validator(mode="after")
     def _gdpo_has_no_kl_in_its_rewards(self) -> Self:
         if isinstance(self.advantage, GdpoAdvantage) and self.kl.beta and self.kl.place == "reward":
-            raise ValueError("advantage gdpo normalises every reward by itself: put kl in the loss, or set its beta to 0")
+            raise ValueError(
+                "advantage gdpo normalises every reward by itself: put kl in the loss, or set its beta to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -84,7 +84,10 @@ def summary(judged: Sequence[Judged]) -> dict[str, Any]:
         "false_negatives": sum(one.expected is True and one.status == "ok" for one in wrong),
         "status": dict(Counter(one.status for one in judged)),
         "notes": dict(Counter(one.note for one in judged if one.note is not None)),
-        "seconds": {name: _percentile(seconds, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))},
+        "seconds": {
+            name: _percentile(seconds, share)
+            for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+        },
         "strata": {name: f"{sum(bool(o.agrees) for o in members)}/{len(members)}" for name, members in strata.items()},
         "mismatches": [asdict(one) for one in wrong],
     }
@@ -119,7 +122,9 @@ def hostile_text(judged: Sequence[Judged], executed: bool) -> str:
         f"{len(judged)} attacks: {len(rewarded)} rewarded, {len(slow)} over {MAX_ATTACK_SECONDS:g} s, "
         f"slowest {max(one.seconds for one in judged):.2f} s, code executed: {'yes' if executed else 'no'}"
     )
-    lines.append("status: " + ", ".join(f"{name} {count}" for name, count in Counter(one.status for one in judged).items()))
+    lines.append(
+        "status: " + ", ".join(f"{name} {count}" for name, count in Counter(one.status for one in judged).items())
+    )
     return "\n".join(lines)
 
 

@@ -16,7 +16,8 @@ from grpo.rewards.answers.judge import readable
 from grpo.rewards.answers.words import choice
 
 Rule = Literal[
-    "boxed", "answer_tag", "hashes", "answer_is", "whole_text", "last_choice", "last_math", "last_expression", "last_number"
+    "boxed", "answer_tag", "hashes", "answer_is", "whole_text", "last_choice", "last_math", "last_expression",
+    "last_number",
 ]  # fmt: skip
 
 
@@ -58,7 +59,8 @@ _MATH = re.compile(
     re.DOTALL,
 )
 _END_OF_SENTENCE = re.compile(
-    r"(?P<math>\$\$[^$]{0,1500}\$\$|\$[^$\n]{0,1500}\$|\\\(.{0,1500}?\\\)|\\\[.{0,1500}?\\\])|[.!?](?=\s|$)|\n|</", re.DOTALL
+    r"(?P<math>\$\$[^$]{0,1500}\$\$|\$[^$\n]{0,1500}\$|\\\(.{0,1500}?\\\)|\\\[.{0,1500}?\\\])|[.!?](?=\s|$)|\n|</",
+    re.DOTALL,
 )
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?[$£€]?\d+\s+\d+/\d+"
@@ -76,11 +78,49 @@ _OPENING_WORDS = re.compile(
 _LAST_CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+\**\(?|\(|\*\*\(?)([A-J])(?:\)|\*\*|\.|\b)[\s.*)$]*$", re.IGNORECASE
 )
-_CORRECT_CHOICE = re.compile(r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE)
+_CORRECT_CHOICE = re.compile(
+    r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE
+)
 _LEADING = re.compile(r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?)\b|[:=])\s*", re.IGNORECASE)
 _HEDGES = frozenset(
-    "and or also alternatively either maybe perhaps possibly else another answer answers the final is are it could be "
-    "might may as well both with respectively text quad qquad so possible other if not then too".split()
+    [
+        "and",
+        "or",
+        "also",
+        "alternatively",
+        "either",
+        "maybe",
+        "perhaps",
+        "possibly",
+        "else",
+        "another",
+        "answer",
+        "answers",
+        "the",
+        "final",
+        "is",
+        "are",
+        "it",
+        "could",
+        "be",
+        "might",
+        "may",
+        "as",
+        "well",
+        "both",
+        "with",
+        "respectively",
+        "text",
+        "quad",
+        "qquad",
+        "so",
+        "possible",
+        "other",
+        "if",
+        "not",
+        "then",
+        "too",
+    ]
 )
 
 
@@ -209,10 +249,11 @@ def _hashes(final: str) -> Answer | None:
 
 def _spoken(text: str) -> Answer | None:
     """What follows the last "answer is", with answers right before it that it only adds to."""
-    found = []
-    for match in [*_last(_ANSWER_IS.finditer(text)), *_last(_HEADING.finditer(text))]:
-        if sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]):
-            found.append(_Span(match.start(), match.end() + len(sentence), sentence))
+    found = [
+        _Span(match.start(), match.end() + len(sentence), sentence)
+        for match in (*_last(_ANSWER_IS.finditer(text)), *_last(_HEADING.finditer(text)))
+        if (sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]))
+    ]
     found.sort(key=lambda span: span.start)
     following = [*found[1:], _Span(len(text), len(text), "")]
     found = [one for one, after in zip(found, following, strict=False) if one.end <= after.start]
@@ -264,7 +305,7 @@ def _refined(sentence: str) -> str:
 
 def _whole(final: str) -> Answer | None:
     """A text that is nothing but an answer."""
-    if not final or len(final) > 300 or "\n" in final:
+    if not final or len(final) > 300 or re.search(r"\n|boxed|</?answer>|</?think>", final):
         return None
     bare = (len(final.split()) <= 4 and not re.search(r"\d", final)) or when(final) is not None
     return Answer(final, "whole_text") if bare or readable(final) or (len(final) < 60 and choice(final)) else None
@@ -278,7 +319,11 @@ def _last_choice(final: str) -> Answer | None:
 def _formulas(text: str) -> Iterator[_Span]:
     for match in _MATH.finditer(text):
         content = next(group for group in match.groups() if group)
-        yield _Span(match.start(), match.end(), content.strip() if content.rstrip().endswith("..") else content.strip().rstrip(".,;"))
+        yield _Span(
+            match.start(),
+            match.end(),
+            content.strip() if content.rstrip().endswith("..") else content.strip().rstrip(".,;"),
+        )
 
 
 def _last_math(final: str) -> Answer | None:
@@ -307,7 +352,7 @@ def _stated(sentence: str) -> str | None:
     if text and readable(text):
         return text
     result = _RESULT.search(sentence)
-    return result[1] if result else None
+    return result[1].rstrip(",") if result else None
 
 
 def _last_number(final: str) -> Answer | None:

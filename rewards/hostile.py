@@ -20,7 +20,11 @@ class Attack:
 
 def attacks(mark: str) -> list[Attack]:
     """All attacks. Code that runs leaves the file `mark` behind."""
-    return [Attack(name, text) for kind in (_code, _endless, _nested, _floods, _hedges, _tags, _characters) for name, text in kind(mark)]
+    return [
+        Attack(name, text)
+        for kind in (_code, _endless, _nested, _floods, _hedges, _tags, _characters)
+        for name, text in kind(mark)
+    ]
 
 
 _PLACES = {
@@ -41,7 +45,7 @@ def _code(mark: str) -> Iterator[tuple[str, str]]:
         "exec": f"exec(\"open('{mark}','w')\")",
         "subclasses": f"().__class__.__base__.__subclasses__()[0].__init__.__globals__['os'].system('touch {mark}')",
         "lambda": f"(lambda: {touch})()",
-        "sympify": f"sympify(\"{touch}\")",
+        "sympify": f'sympify("{touch}")',
         "Function": f"Function('f')({touch})",
         "f-string": f"f'{{{touch}}}'",
     }
@@ -50,7 +54,7 @@ def _code(mark: str) -> Iterator[tuple[str, str]]:
             yield f"code, {name}, in {place}", frame % payload
     yield "shell in LaTeX", f"\\boxed{{\\write18{{touch {mark}}}}}"
     yield "input in LaTeX", "\\boxed{\\input{/etc/passwd}}"
-    yield "pickle", "\\boxed{cos\\nsystem\\n(S'touch %s'\\ntR.}" % mark
+    yield "pickle", f"\\boxed{{cos\\nsystem\\n(S'touch {mark}'\\ntR.}}"
     yield "yaml", f"<answer>!!python/object/apply:os.system ['touch {mark}']</answer>"
     yield "template", f"<answer>{{{{ cycler.__init__.__globals__.os.popen('touch {mark}') }}}}</answer>"
 

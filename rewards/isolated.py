@@ -1,5 +1,7 @@
 """Calls a user's reward in a worker process that can be killed."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +26,11 @@ _INSTANCES: dict[tuple[str, str], Callable[..., Any]] = {}
 
 def _ready(reference: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     """The function with its options, or the instance of a class that was made with them: one a worker."""
-    import functools
-    import inspect
-
     key = reference, repr(sorted(options.items()))
     if key not in _INSTANCES:
-        found = load_object(reference)
-        _INSTANCES[key] = found(**options) if inspect.isclass(found) else functools.partial(found, **options)
+        _INSTANCES[key] = _made(load_object(reference), options)
     return _INSTANCES[key]
+
+
+def _made(found: Any, options: Mapping[str, Any]) -> Any:
+    return found(**options) if inspect.isclass(found) else functools.partial(found, **options)

@@ -19,8 +19,8 @@ SURE = 0.6
 """The confidence from which lingua's word is taken."""
 
 Language = Literal[
-    "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "sv", "zh", "ja", "ko", "ru", "uk", "el", "ar", "fa",
-    "he", "hi", "th",
+    "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "sv", "zh", "ja", "ko", "ru", "uk", "el", "ar",
+    "fa", "he", "hi", "th",
 ]  # fmt: skip
 
 _SCRIPTS: dict[str, tuple[str, ...]] = {
@@ -63,8 +63,8 @@ def language(
     """The share of target-language words in the text between `<think>` tags, or in all of it when there are none.
 
     The target is the value of `column` (a code such as "en") where that is given, or else `target`; "prompt" is the
-    language that the prompt is written in. LaTeX, code, URLs, tags and numbers are not words. None when there is no word
-    at all, or the prompt's language cannot be told. `identify=False` goes by scripts alone.
+    language that the prompt is written in. LaTeX, code, URLs, tags and numbers are not words. None when there is no
+    word at all, or the prompt's language cannot be told. `identify=False` goes by scripts alone.
 
     >>> language("<think>we add 二 and two</think> 四")
     0.8

@@ -5,6 +5,7 @@ Python; the pool kills a worker whose alarm failed. A worker that dies takes onl
 """
 
 import atexit
+import importlib
 import logging
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -52,9 +54,9 @@ def run_all(
     """Call `fn` on every argument tuple in worker processes, each for at most `seconds` and in `max_bytes` of memory.
 
     Returns, in order, what each call returned, or in its place a TimeoutError (it took too long, or wanted too much
-    memory: its worker is killed and replaced) or a WorkerError (it raised, or its worker was killed). `fn` and its arguments
-    are pickled, so `fn` stands at the top of a module (not of the script that runs). Any thread may call this; one
-    batch is worked on at a time.
+    memory: its worker is killed and replaced) or a WorkerError (it raised, or its worker was killed). `fn` and its
+    arguments are pickled, so `fn` stands at the top of a module (not of the script that runs). Any thread may call
+    this; one batch is worked on at a time.
     """
     if not arguments:
         return []
@@ -98,9 +100,7 @@ os.register_at_fork(after_in_child=_forget)
 atexit.register(stop)
 
 
-def _attempt(
-    fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float, max_bytes: int
-) -> list[Any]:
+def _attempt(fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float, max_bytes: int) -> list[Any]:
     pool = _running_pool()
     limits = seconds, max_bytes
     try:
@@ -185,11 +185,10 @@ spawn.get_preparation_data = _omit_main(spawn.get_preparation_data)  # type: ign
 
 
 def _prepare_worker() -> None:
-    """Import what the calls use, so that no call pays for it."""
-    import math_verify  # noqa: F401
-
+    """Import what the calls use, so that no call pays for it; the large one beside them, since few calls need it."""
     import grpo.rewards.symbolic  # noqa: F401
 
+    threading.Thread(target=importlib.import_module, args=("math_verify",), daemon=True).start()
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
@@ -215,6 +214,7 @@ def _limited(fn: Callable[..., Any], args: tuple[Any, ...], seconds: float, max_
 
 def _where(error: Exception) -> str:
     """The line of the called function's file that raised."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if frame.filename == frames[0].filename and "grpo" not in frame.filename.split(os.sep)]
+    here = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""

@@ -14,8 +14,8 @@ from grpo.recipe import RewardSettings
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.asynchronous import run_async
 from grpo.rewards.format import format_reward
-from grpo.rewards.language import language
 from grpo.rewards.isolated import call_all
+from grpo.rewards.language import language
 from grpo.rewards.length import length, overlong, repetition
 from grpo.rewards.remote import remote
 from grpo.types import UserError
@@ -71,7 +71,8 @@ def load_rewards(settings: Sequence[RewardSettings]) -> tuple[Reward, ...]:
     twice = [s.name for s, name in zip(settings, names, strict=True) if names.count(name) > 1]
     if twice:
         raise UserError(
-            f"rewards: {' and '.join(twice)} have the same name: rename a function or give one a label, figures are kept by name"
+            f"rewards: {' and '.join(twice)} have the same name: rename a function or give one a label, figures are "
+            "kept by name"
         )
     return rewards
 
@@ -87,8 +88,8 @@ def load_reward(settings: RewardSettings) -> Reward:
     """
     if settings.shown_as in RESERVED_NAMES:
         raise UserError(
-            f"reward {settings.name}: reward/mean and reward/std are figures of the total: rename the function, or give "
-            "it a label"
+            f"reward {settings.name}: reward/mean and reward/std are figures of the total: rename the function, or "
+            "give it a label"
         )
     built_in = settings.name in BUILT_IN
     found = BUILT_IN[settings.name] if built_in else _load(settings.name)
@@ -97,8 +98,8 @@ def load_reward(settings: RewardSettings) -> Reward:
     parameters = _parameters(settings.name, fn)
     batched = "completion" not in parameters
     _check_options(settings, parameters, built_in, fn)
-    call = functools.partial(fn, **settings.options)
-    call, many = _ways_to_call(given, found, call, batched)
+    bound = functools.partial(fn, **settings.options)
+    call, many = _ways_to_call(given, found, bound, batched)
     return Reward(
         name=settings.shown_as,
         weight=settings.weight,
@@ -139,11 +140,15 @@ def _ways_to_call(
     """How one call is made, and how many are."""
     if settings.isolate:
         if settings.name in BUILT_IN or _is_async(found):
-            raise UserError(f"reward {settings.name}: isolate is for functions of your own that are not async: leave it out")
+            raise UserError(
+                f"reward {settings.name}: isolate is for functions of your own that are not async: leave it out"
+            )
         many = functools.partial(_isolated, settings)
         return lambda **arguments: many([arguments])[0], None if batched else many
     if _is_async(call.func if isinstance(call, functools.partial) else call):
-        return lambda **arguments: run_async(call, [arguments])[0], None if batched else functools.partial(run_async, call)
+        return lambda **arguments: run_async(call, [arguments])[0], None if batched else functools.partial(
+            run_async, call
+        )
     return call, None
 
 
@@ -174,7 +179,8 @@ def _load(name: str) -> Callable[..., Any]:
     fn = load_object(name)
     if not callable(fn):
         raise UserError(
-            f"reward {name}: expected a function, got {type(fn).__name__}: name a function, a class, or an object to call"
+            f"reward {name}: expected a function, got {type(fn).__name__}: name a function, a class, or an object to "
+            "call"
         )
     return fn
 

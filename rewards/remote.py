@@ -73,7 +73,9 @@ class _Request:
                     raise OSError(f"{self.url} answered {error.code} {error.reason}, {attempt + 1} tries") from None
             except TimeoutError:
                 if attempt == self.retries:
-                    raise TimeoutError(f"{self.url} gave no answer within {self.seconds:g} s, {attempt + 1} tries") from None
+                    raise TimeoutError(
+                        f"{self.url} gave no answer within {self.seconds:g} s, {attempt + 1} tries"
+                    ) from None
             except OSError as error:
                 if attempt == self.retries:
                     raise OSError(f"{self.url}: {error}, {attempt + 1} tries") from None

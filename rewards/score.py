@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from grpo.rewards.pool import WorkerError
 from grpo.rewards.registry import Reward
 from grpo.rewards.verdict import Noted
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup, Status
@@ -57,9 +58,9 @@ def score(
     `conversational` (the run's template is a chat) makes prompts and completions of batched rewards chat messages;
     TRL's own functions always get messages. A batched reward may return an exception in place of one number.
 
-    `Score.total` is the weighted sum of the rewards that apply, each clipped to its bounds, and 0 where the reward that
-    it is gated by applies and is not reached. It is None when a reward with a weight other than 0 failed, or the gate of
-    one, or when none applies. Rewards with weight 0 are shown and never counted.
+    `Score.total` is the weighted sum of the rewards that apply, each clipped to its bounds, and 0 where the reward
+    that it is gated by applies and is not reached. It is None when a reward with a weight other than 0 failed, or the
+    gate of one, or when none applies. Rewards with weight 0 are shown and never counted.
     """
     samples = [_Sample(g.problem, c, prefill + c.text) for g in groups for c in g.completions]
     columns = [_verdicts(reward, samples, conversational) for reward in rewards]
@@ -172,7 +173,8 @@ def _failure(error: Exception) -> _Verdict:
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     status: Status = "timeout" if isinstance(error, TimeoutError) else "error"
-    return _Verdict(None, status, f"{type(error).__name__}: {error}{where}")
+    said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+    return _Verdict(None, status, f"{said}{where}")
 
 
 def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Decides what exact arithmetic leaves open. Runs in a worker: it may take for ever.
 
-Long precision confirms or denies an identity; math-verify and sympy compare LaTeX that the reader does not know, such as
-integrals. Nothing is evaluated: LaTeX goes through a grammar, and math-verify's other parser, which ends in Python's
+Long precision confirms or denies an identity; math-verify and sympy compare LaTeX that the reader does not know, such
+as integrals. Nothing is evaluated: LaTeX goes through a grammar, and math-verify's other parser, which ends in Python's
 eval, is off.
 """
 
@@ -143,4 +143,3 @@ def _parsed(text: str) -> list[Any]:
 
     boxed = f"\\boxed{{{text}}}"
     return list(parse(boxed, _latex(), fallback_mode="no_fallback", parsing_timeout=None)) if text.strip() else []
-

@@ -1,6 +1,6 @@
 """Writes reward_cases.jsonl: a gold answer, what equals it and what only looks like it, in the ways models answer.
 
-    python tests/make_reward_cases.py > tests/reward_cases.jsonl
+python tests/make_reward_cases.py > tests/reward_cases.jsonl
 """
 
 import json

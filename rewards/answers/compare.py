@@ -208,7 +208,9 @@ class _Comparison:
             return self.in_order(gold, answer)
         if "seq" in (gold.op, answer.op):
             return self.in_order(_unnamed_items(gold), _unnamed_items(answer))
-        return self.unordered(_unnamed_items(gold).args, _unnamed_items(answer).args, once="set" in (gold.op, answer.op))
+        return self.unordered(
+            _unnamed_items(gold).args, _unnamed_items(answer).args, once="set" in (gold.op, answer.op)
+        )
 
     def all_equal(self, gold: Node, answer: Node) -> bool:
         """An answer of several values is right when each of them is."""
@@ -389,15 +391,18 @@ def _stated(node: Node, equal: Equal) -> list[Node]:
         part = part or (all_of_it[-1:] if len(all_of_it) > 1 else [])
         if not part:
             continue
-        others = part[:-1]
-        if not any(_is_name(side) for side in all_of_it) and any(sampling.symbols(side) for side in part):
-            if not all(side.op in _EXPRESSIONS for side in part) or not all(equal(side, part[-1]) for side in others):
-                return []  # no identity: it states no value
+        formula = not any(_is_name(side) for side in all_of_it) and any(sampling.symbols(side) for side in part)
+        if formula and not _is_identity(part, equal):
+            return []  # it states no value
         numeric = [_bare(side) for side in part if not sampling.symbols(side) and _bare(side).op in _EXPRESSIONS]
         if any(not equal(side, numeric[-1]) for side in numeric[:-1]):
             return []
         found.append(part[-1])
     return found
+
+
+def _is_identity(sides: list[Node], equal: Equal) -> bool:
+    return all(side.op in _EXPRESSIONS for side in sides) and all(equal(side, sides[-1]) for side in sides[:-1])
 
 
 def _bare(node: Node) -> Node:

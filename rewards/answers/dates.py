@@ -2,8 +2,23 @@
 
 import re
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = {name: n for n, name in enumerate(_MONTHS, 1)} | {name[:3]: n for n, name in enumerate(_MONTHS, 1)} | {"sept": 9}
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+_MONTH = (
+    {name: n for n, name in enumerate(_MONTHS, 1)} | {name[:3]: n for n, name in enumerate(_MONTHS, 1)} | {"sept": 9}
+)
 _NAME = rf"({'|'.join(sorted(_MONTH, key=len, reverse=True))})\.?"
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
@@ -32,7 +47,12 @@ def when(text: str) -> When | None:
         if match := pattern.fullmatch(text):
             parts = ["", *match.groups()]
             number = parts[month]
-            return "date", int(parts[year] or 0), _MONTH.get(number, 0) or int(number), int(parts[day] or 0) if day else 0
+            return (
+                "date",
+                int(parts[year] or 0),
+                _MONTH.get(number, 0) or int(number),
+                int(parts[day] or 0) if day else 0,
+            )
     match = _TIME.fullmatch(text)
     if match is None or not (match[2] or match[4]):
         return None

@@ -45,7 +45,7 @@ class Quotient:
     opaque: bool = False
 
 
-I = Atom("i", 2, -1)
+IMAGINARY = Atom("i", 2, -1)
 _ONE: Polynomial = {(): Fraction(1)}
 
 
@@ -109,7 +109,7 @@ def evaluate(node: Node) -> Quotient:
 
 def _symbol(node: Node) -> Quotient:
     if node.value == "i":
-        return Quotient({((I, 1),): Fraction(1)}, _ONE)
+        return Quotient({((IMAGINARY, 1),): Fraction(1)}, _ONE)
     return Quotient({((Atom(node.value), 1),): Fraction(1)}, _ONE)
 
 
@@ -197,7 +197,7 @@ def _root(base: Quotient, degree: int) -> Quotient:
         if degree != 2:
             return _opaque("root", base, constant(degree))
         positive = _root(constant(-number), 2)
-        return times(positive, Quotient({((I, 1),): Fraction(1)}, _ONE))
+        return times(positive, Quotient({((IMAGINARY, 1),): Fraction(1)}, _ONE))
     # root(p/q) = root(p * q^(n-1)) / q
     inner = number.numerator * number.denominator ** (degree - 1)
     outside, factors, complete = _factored(inner, degree)
@@ -263,7 +263,13 @@ def _call(node: Node) -> Quotient:
         return _root(values[0], 2)
     if name == "cbrt":
         return _real_root(values[0], 3)
-    if name == "root" and len(values) == 2 and numbers[1] is not None and numbers[1].denominator == 1 and numbers[1] > 0:
+    if (
+        name == "root"
+        and len(values) == 2
+        and numbers[1] is not None
+        and numbers[1].denominator == 1
+        and numbers[1] > 0
+    ):
         return _real_root(values[0], int(numbers[1]))
     if name == "exp" and len(values) == 1:
         return _power(Node("^", (Node("sym", (), "e"), node.args[0])))
@@ -297,7 +303,7 @@ def _of_numbers(name: str, numbers: list[Fraction]) -> Quotient | None:
         return constant((math.gcd if name == "gcd" else math.lcm)(*map(int, numbers)))
     if name == "factorial" and len(numbers) == 1:
         return _factorial(Node("!", (Node("num", (), first),)))
-    if name == "binom" and len(numbers) == 2 and whole and 0 <= numbers[1] and 0 <= first <= 10_000:
+    if name == "binom" and len(numbers) == 2 and whole and numbers[1] >= 0 and 0 <= first <= 10_000:
         return constant(math.comb(int(first), int(numbers[1])))
     if (name == "ln" and first == 1) or (name in ("sin", "tan") and first == 0):
         return constant(0)
@@ -347,7 +353,9 @@ def _name(value: Quotient) -> str:
     """Quotients are the same when their texts are, once the first coefficient below is 1."""
     scale = next(iter(dict(sorted(value.bottom.items(), key=_order)).values()))
     top, bottom = (
-        "+".join(f"{_text(c / scale)}*{'*'.join(f'{a.name}^{n}' for a, n in m)}" for m, c in sorted(p.items(), key=_order))
+        "+".join(
+            f"{_text(c / scale)}*{'*'.join(f'{a.name}^{n}' for a, n in m)}" for m, c in sorted(p.items(), key=_order)
+        )
         for p in (value.top, value.bottom)
     )
     return f"{top}/{bottom}"
@@ -440,6 +448,7 @@ def _joined(first: Monomial, second: Monomial) -> tuple[Monomial, Fraction]:
 
 
 _RULES = {
-    "num": lambda node: constant(node.value), "sym": _symbol, "+": _sum, "*": _product, "/": _division, "neg": _negative,
-    "^": _power, "!": _factorial, "!!": _factorial, "call": _call, "%": _percent, "degree": _degree, "based": _based,
+    "num": lambda node: constant(node.value), "sym": _symbol, "+": _sum, "*": _product, "/": _division,
+    "neg": _negative, "^": _power, "!": _factorial, "!!": _factorial, "call": _call, "%": _percent,
+    "degree": _degree, "based": _based,
 }  # fmt: skip

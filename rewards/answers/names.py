@@ -1,8 +1,9 @@
 """Names that mean something in an answer: functions, constants, relations, words that join or qualify."""
 
 FUNCTIONS = {
-    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch")},
-    **{name: name for name in ("ln", "log", "lg", "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm")},
+    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "lg", "exp", "sqrt", "abs")},
+    **{name: name for name in ("sinh", "cosh", "tanh", "coth", "sech", "csch", "floor", "ceil", "max", "min", "gcd")},
+    "lcm": "lcm", "cbrt": "cbrt",
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan",
     "arccot": "acot", "acot": "acot", "arctg": "atan", "tg": "tan", "ctg": "cot", "ceiling": "ceil", "binom": "binom",
     "binomial": "binom", "dbinom": "binom", "tbinom": "binom", "factorial": "factorial", "Abs": "abs", "arcsec": "asec",
@@ -16,10 +17,50 @@ INVERSES = {
 }  # fmt: skip
 
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
-    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Upsilon",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+    ]
 )
-PLAIN_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega".split())
+PLAIN_GREEK = frozenset(
+    ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "tau", "phi", "omega"]
+)
 ALIASES = {"varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "ell": "l"}
 
 CONSTRUCTORS = frozenset({"Eq", "Matrix", "FiniteSet", "Interval", "Union", "Tuple"})
@@ -46,19 +87,88 @@ SAYING = frozenset({"is", "are", "equals", "equal", "was", "be"})
 HEDGES = frozenset({"approximately", "about", "roughly", "around", "approx", "exactly", "only", "just", "simply"})
 DENIALS = frozenset({"not", "isn't", "no", "never", "neither", "nor", "cannot", "without", "except", "than", "but"})
 
+VALUE_WORDS = frozenset(
+    [
+        "plus",
+        "minus",
+        "half",
+        "halves",
+        "third",
+        "thirds",
+        "quarter",
+        "quarters",
+        "divided",
+        "multiplied",
+        "factorial",
+        "point",
+        "sqrt",
+        "pi",
+        "over",
+        "by",
+        "root",
+    ]
+)
+"""Words that change the value of the number before them, so that they are no unit."""
+
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "hundreds": 100, "thousands": 1000, "millions": 10**6, "billions": 10**9, "trillions": 10**12, "dozens": 12,
 }  # fmt: skip
 
-SHORT_WORDS = frozenset("no on up do go to in it is we us am an as at be by he hi if me my of or so ok".split())
-RUNS_OF_LETTERS = frozenset("abc abcd xyz xyzw pqr pqrs mno ijk uvw rst bca cab lmn efg def".split())
+SHORT_WORDS = frozenset(
+    [
+        "no",
+        "on",
+        "up",
+        "do",
+        "go",
+        "to",
+        "in",
+        "it",
+        "is",
+        "we",
+        "us",
+        "am",
+        "an",
+        "as",
+        "at",
+        "be",
+        "by",
+        "he",
+        "hi",
+        "if",
+        "me",
+        "my",
+        "of",
+        "or",
+        "so",
+        "ok",
+    ]
+)
+RUNS_OF_LETTERS = frozenset(
+    ["abc", "abcd", "xyz", "xyzw", "pqr", "pqrs", "mno", "ijk", "uvw", "rst", "bca", "cab", "lmn", "efg", "def"]
+)
 
 DECORATIONS = frozenset(
-    "\\overline \\bar \\vec \\hat \\widehat \\tilde \\widetilde \\overrightarrow \\overleftrightarrow \\dot \\ddot "
-    "\\underline \\overarc \\overset \\wideparen".split()
+    [
+        "\\overline",
+        "\\bar",
+        "\\vec",
+        "\\hat",
+        "\\widehat",
+        "\\tilde",
+        "\\widetilde",
+        "\\overrightarrow",
+        "\\overleftrightarrow",
+        "\\dot",
+        "\\ddot",
+        "\\underline",
+        "\\overarc",
+        "\\overset",
+        "\\wideparen",
+    ]
 )
-PREFIX_NAMES = frozenset("\\angle \\measuredangle \\triangle \\odot \\parallelogram \\square".split())
+PREFIX_NAMES = frozenset(["\\angle", "\\measuredangle", "\\triangle", "\\odot", "\\parallelogram", "\\square"])
 CURRENCIES = {"\\$": "dollar", "£": "pound sterling", "€": "euro", "¥": "yen", "₹": "rupee", "₽": "ruble", "¢": "cent"}
 
 

@@ -151,7 +151,8 @@ class _Reader:
 
     def spelled_number(self) -> Node | None:
         """Five, or twenty-five."""
-        start, words = self.index, []
+        start = self.index
+        words: list[str] = []
         while self.is_word_here() or (words and self.at("-") and self.ahead().kind in ("name", "word")):
             words.append(self.take().text.casefold())
             value = number_in_words(words)
@@ -277,7 +278,8 @@ class _Reader:
     def is_value_command(command: str) -> bool:
         known = names.RELATIONS.keys() | names.SETS.keys() | _TIMES | _OVER | _CLOSING | _BARS | _SEPARATORS
         return command not in known and command not in (
-            "\\pm", "\\mp", "\\ldots", "\\dots", "\\cdots", "\\circ", "\\pmod", "\\bmod", "\\mod", "\\$", "\\%", "\\forall",
+            "\\pm", "\\mp", "\\ldots", "\\dots", "\\cdots", "\\circ", "\\pmod", "\\bmod", "\\mod", "\\$", "\\%",
+            "\\forall",
         )  # fmt: skip
 
     def is_unit(self) -> bool:
@@ -373,7 +375,8 @@ class _Reader:
         """The text of a subscript or of a decorated name."""
         if not self.skip("{"):
             return self.take().text
-        found, depth = [], 1
+        found: list[str] = []
+        depth = 1
         while not self.done():
             token = self.take()
             depth += (token.text == "{") - (token.text == "}")
@@ -714,8 +717,10 @@ class _Reader:
             if self.now.kind in ("op", "command") and self.now.text not in _IN_UNITS:
                 raise Unreadable(f"{self.now.text!r} in a unit")
             found.append(self.take().text)
-        if any(word.casefold() in names.DENIALS for word in found):
-            raise Unreadable("words that deny")
+        if any(word.casefold() in names.DENIALS | names.VALUE_WORDS for word in found):
+            raise Unreadable("words that deny, or that reckon")
+        if any(len(word) == 1 and word.isalpha() and word != "a" and not is_unit(word) for word in found):
+            raise Unreadable("a name in a unit")
         return " ".join(found)
 
     def starts_unit(self) -> bool:

@@ -1,7 +1,7 @@
 """Values of expressions at sample points: in floating point to tell answers apart, in long precision to confirm them.
 
-`Arithmetic` is the part of cmath or of mpmath that is used. A difference counts when it is large against everything that
-was added up on the way, so that rounding is never taken for one.
+`Arithmetic` is the part of cmath or of mpmath that is used. A difference counts when it is large against everything
+that was added up on the way, so that rounding is never taken for one.
 """
 
 import cmath
@@ -147,7 +147,9 @@ def _tiny(arithmetic: Arithmetic) -> Any:
     return abs(arithmetic.number(Fraction(1, 10 ** (arithmetic.digits - 20))))
 
 
-def _values(arithmetic: Arithmetic, point: dict[str, Any], first: Node, second: Node) -> tuple[Sequence[Any], Any] | None:
+def _values(
+    arithmetic: Arithmetic, point: dict[str, Any], first: Node, second: Node
+) -> tuple[Sequence[Any], Any] | None:
     try:
         one, two = _Value(arithmetic, point), _Value(arithmetic, point)
         values = one.of(first), two.of(second)
@@ -188,8 +190,8 @@ def _log(x: complex, base: complex | None = None) -> complex:
 FLOATS = Arithmetic(
     number=lambda fraction: complex(fraction.numerator / fraction.denominator),
     functions={
-        **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
-        **{name: getattr(cmath, name) for name in ("asinh", "acosh", "atanh", "exp", "sqrt")},
+        **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "exp", "sqrt")},
+        **{name: getattr(cmath, name) for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
         "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
         "coth": lambda x: 1 / cmath.tanh(x), "sech": lambda x: 1 / cmath.cosh(x), "csch": lambda x: 1 / cmath.sinh(x),
         "acot": lambda x: cmath.pi / 2 - cmath.atan(x), "asec": lambda x: cmath.acos(1 / x),

@@ -46,7 +46,11 @@ def is_surely_a_set(node: Node) -> bool:
     if node.op in ("cup", "cap", "without", "reals", "builder"):
         return True
     if node.op == "rel":
-        return bool(ORDER.intersection(node.value)) or "!=" in node.value or (node.value == ("in",) and _is_set(node.args[1]))
+        return (
+            bool(ORDER.intersection(node.value))
+            or "!=" in node.value
+            or (node.value == ("in",) and _is_set(node.args[1]))
+        )
     if node.op == "list":
         return all(map(is_surely_a_set, node.args))
     return _is_set(node) and (node.value != "()" or any(map(_is_infinite, node.args)))
@@ -63,13 +67,14 @@ def as_set(node: Node) -> list[Interval] | None:
 def same_sets(first: list[Interval], second: list[Interval], same: Same) -> bool:
     """Whether two sets have the same intervals."""
     return len(first) == len(second) and all(
-        a.closed == b.closed and same(a.low, b.low) and same(a.high, b.high)
-        for a, b in zip(first, second, strict=True)
+        a.closed == b.closed and same(a.low, b.low) and same(a.high, b.high) for a, b in zip(first, second, strict=True)
     )
 
 
 def _is_set(node: Node) -> bool:
-    return node.op == "reals" or (node.op == "seq" and len(node.args) == 2 and not any(a.op == "seq" for a in node.args))
+    return node.op == "reals" or (
+        node.op == "seq" and len(node.args) == 2 and not any(a.op == "seq" for a in node.args)
+    )
 
 
 def _is_infinite(node: Node) -> bool:

@@ -28,8 +28,8 @@ _GAP = r"(?:\s|~|\\[ ,;:!])*"
 _DIGITS_OR_BRACED = r"(?:\{\s*(\d{1,9})\s*\}|(\d))"
 _TOKEN = re.compile(
     rf"""
-    (?P<space>(?:\s|~|\\(?:left|right)\s*\.(?!\d)|\\[ ,;:!>]|\\(?:quad|qquad|displaystyle|textstyle|limits|nolimits|left|right|[bB]igg?[lrm]?
-        |hfill|hline|allowbreak|nonumber|notag|strut|rm|bf|it)(?![a-zA-Z])|\\[()\[\]]|\$)+)
+    (?P<space>(?:\s|~|\\(?:left|right)\s*\.(?!\d)|\\[ ,;:!>]|\\(?:quad|qquad|displaystyle
+        |textstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|hfill|hline|allowbreak|nonumber|notag|strut|rm|bf|it)(?![a-zA-Z])|\\[()\[\]]|\$)+)
   | (?P<mixed>(?<![\d.^_/])\d{{1,9}}{_GAP}\\[dtc]?frac\s*{_DIGITS_OR_BRACED}\s*{_DIGITS_OR_BRACED}(?!\d)
         |(?<![\d.^_/])\d{{1,9}}(?:\s|\\[ ,;])+\(?\d{{1,9}}\s*/\s*\d{{1,9}}\)?(?![\d.]))
   | (?P<repeating>\d*\.\d*\\(?:overline|bar|dot|dots)\s*(?:\{{\d+\}}|\d)(?:\s*\\dot\s*\{{?\d\}}?)?
@@ -37,8 +37,8 @@ _TOKEN = re.compile(
   | (?P<number>(?:\d{{1,3}}(?:(?:GROUP)\d{{3}})+(?![\d])|\d+)(?:\.\d+|\.(?![\d.]))?(?:[eE][+-]?\d{{1,4}}(?![\w.]))?
         |\.\d+(?:[eE][+-]?\d{{1,4}}(?![\w.]))?)
   | (?P<row>\\\\(?:\[[^\]]{{0,20}}\])?|\\newline(?![a-zA-Z])|\\cr(?![a-zA-Z]))
-  | (?P<styled>\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|textsf|texttt|operatorname\*?|mathbf|mathit|mathsf
-        |boldsymbol|bm|mathcal|mathfrak|mathscr|pmb|emph|hbox|underline|ensuremath|boxed|fbox)\s*\{{)
+  | (?P<styled>\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|textsf|texttt|operatorname\*?|mathbf|mathit
+        |mathsf|boldsymbol|bm|mathcal|mathfrak|mathscr|pmb|emph|hbox|underline|ensuremath|boxed|fbox)\s*\{{)
   | (?P<command>\\[a-zA-Z]+\*?)
   | (?P<escape>\\.)
   | (?P<letters>[A-Za-z]+)

@@ -67,7 +67,32 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
 _UNITS |= {f"{word}s": entry for word, entry in _UNITS.items() if len(word) > 2 and not word.endswith("s")}
 _SPEEDS = {"mph": "mi / h", "kph": "km / h", "kmh": "km / h", "sqft": "ft ^ 2", "sq": "square"}
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
-_FILLERS = frozenset("the a an of in total more each and for altogether left long years old worth apart all per on at to".split())
+_FILLERS = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "of",
+        "in",
+        "total",
+        "more",
+        "each",
+        "and",
+        "for",
+        "altogether",
+        "left",
+        "long",
+        "years",
+        "old",
+        "worth",
+        "apart",
+        "all",
+        "per",
+        "on",
+        "at",
+        "to",
+    ]
+)
 
 
 @dataclass(frozen=True)

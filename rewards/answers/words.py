@@ -5,11 +5,29 @@ from collections.abc import Sequence
 
 from grpo.rewards.answers.spelling import one_spelling
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SMALL = {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 
@@ -17,7 +35,8 @@ _STYLES = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf|cal)|mbox|emph|operatorname|boldsymbol|bm|boxed|fbox)\b\s*"
 )
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*\S.*|\s*)", re.DOTALL | re.I
+    r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*\S.*|\s*)",
+    re.DOTALL | re.I,
 )
 _CHOICES = re.compile(r"[A-Z](?:\s*(?:,|;|and|&|\s)?\s*[A-Z]){1,9}")
 _ARTICLES = re.compile(r"\b(?:the|a|an)\b")
@@ -48,7 +67,7 @@ def number_in_words(words: Sequence[str]) -> int | None:
     total, current, seen = 0, 0, False
     for word in words:
         if word in _SMALL:
-            if seen and not current % 100 in (0, *range(20, 100, 10)) or (current % 10 and seen):
+            if (seen and current % 100 not in (0, *range(20, 100, 10))) or (current % 10 and seen):
                 return None
             current += _SMALL[word]
         elif word in _LARGE and seen:
