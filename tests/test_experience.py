@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,10 +8,18 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Trajectory
-from grpo.experience import has_entropy_bonus, mask_reasons, minibatches, part_matrix, reward_matrix
+from grpo.experience import (
+    has_entropy_bonus,
+    mask_reasons,
+    minibatches,
+    part_matrix,
+    reward_matrix,
+    step_advantages,
+)
 from grpo.recipe import GrpoStage
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 
+VECTORS = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))["vectors"]
 NO_KL = {"kl": {"beta": 0}}
 
 
@@ -149,11 +159,8 @@ def scored_parts(parts: list[dict[str, float | None]], counted: list[dict[str, f
 
 
 def gdpo_stage(**weights: float) -> GrpoStage:
-    rewards = [RewardSettings(name=name, weight=weight) for name, weight in weights.items()]
-    problems = ProblemSettings(path="p.jsonl")
-    return GrpoStage(
-        kind="grpo", problems=problems, rewards=rewards, steps=1, lr=1e-3, advantage=GdpoAdvantage(kind="gdpo")
-    )
+    rewards = [{"name": name, "weight": weight} for name, weight in weights.items()]
+    return stage(rewards=rewards, advantage={"kind": "gdpo"})
 
 
 def test_gdpo_normalises_every_reward_by_itself_as_in_the_golden_vector() -> None:
