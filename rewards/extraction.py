@@ -52,6 +52,9 @@ _ANSWER_IS = re.compile(
         (?:["'*_)\s]{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
     re.IGNORECASE | re.VERBOSE,
 )
+_IS_THE_ANSWER = re.compile(
+    r"(?<![^\s(])([-$\w.,/\\{}^()%*+]{1,80})\s+is\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?answer\b"
+)
 _HEADING = re.compile(r"^[\W_]{0,6}(?:the\s+)?(?:final\s+|correct\s+)?answer[\W_]{0,6}$", re.IGNORECASE | re.MULTILINE)
 _MATH = re.compile(
     r"\$\$(?P<display>[^$]{1,1500})\$\$|\$(?P<inline>[^$]{1,1500})\$"
@@ -68,9 +71,17 @@ _NUMBER = re.compile(
 )
 _RESULT = re.compile(r"=\s*([$£€]?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z])[^=+*/<>]*$")
 _BETWEEN_NUMBERS = re.compile(r"[\s*$]*(?:,|or|and|,\s*or|,\s*and|or\s+maybe|or\s+possibly)[\s*$]*", re.IGNORECASE)
+_BECAUSE = re.compile(r",?\s+because\b.*", re.IGNORECASE | re.DOTALL)
+_REFUSED = re.compile(r"^[^.\n]{0,40}\b(?:is|are)\s+(?:not|wrong|incorrect|false)\b", re.IGNORECASE)
+_SENTENCES = re.compile(r"[.!?]\s|\n")
 _REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IGNORECASE | re.DOTALL)
 _DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
-_DENIAL = re.compile(r"\b(?:not|never|no|neither|nor|cannot)\b|n't\b", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|impossible|unlikely|less|more|fewer|greater|least|most"
+    r"|between|under|above|below|exceeds?)\b|n't\b",
+    re.IGNORECASE,
+)
+"""What keeps the only number of a sentence from being its answer."""
 _OPENING_WORDS = re.compile(
     r"(?:(?:indeed|therefore|thus|just|simply|clearly|given by|equal to|that|as follows|now|option|choice)\b[:,]?\s*)+",
     re.IGNORECASE,
@@ -81,7 +92,10 @@ _LAST_CHOICE = re.compile(
 _CORRECT_CHOICE = re.compile(
     r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE
 )
-_LEADING = re.compile(r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?)\b|[:=])\s*", re.IGNORECASE)
+_LEADING = re.compile(
+    r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?|round(?:s|ed)?\s+(?:up\s+|down\s+)?to)\b|[:=])\s*",
+    re.IGNORECASE,
+)
 _HEDGES = frozenset(
     [
         "and",
@@ -254,6 +268,7 @@ def _spoken(text: str) -> Answer | None:
         for match in (*_last(_ANSWER_IS.finditer(text)), *_last(_HEADING.finditer(text)))
         if (sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]))
     ]
+    found += [_Span(match.start(), match.end(), match[1]) for match in _last(_IS_THE_ANSWER.finditer(text))]
     found.sort(key=lambda span: span.start)
     following = [*found[1:], _Span(len(text), len(text), "")]
     found = [one for one, after in zip(found, following, strict=False) if one.end <= after.start]
@@ -339,8 +354,15 @@ def _last_math(final: str) -> Answer | None:
 
 def _last_expression(final: str) -> Answer | None:
     """What follows the last "is", "equals", "=" of the last sentence, when it can be read up to its end."""
-    stated = _stated(re.split(r"[.!?]\s|\n", final.rstrip(" .!?*\n")[-400:])[-1])
+    stated = _stated(_SENTENCES.split(_without_reason(final[-400:].rstrip(" .!?*\n")))[-1])
     return Answer(stated, "last_expression") if stated else None
+
+
+def _without_reason(text: str) -> str:
+    """The text without the "because ..." of its last sentence, where a number is left in that."""
+    last = _SENTENCES.split(text.rstrip(" .!?*\n"))[-1]
+    shorter = _BECAUSE.sub("", last)
+    return text[: text.rindex(last)] + shorter if shorter != last and _NUMBER.search(shorter) else text
 
 
 def _stated(sentence: str) -> str | None:
@@ -357,9 +379,9 @@ def _stated(sentence: str) -> str | None:
 
 def _last_number(final: str) -> Answer | None:
     """The last number, with those that "or" and "and" put beside it."""
-    tail = final[-4000:]
+    tail = _without_reason(final[-4000:])
     numbers = [_Span(match.start(), match.end(), match[0].rstrip(",")) for match in _NUMBER.finditer(tail)]
-    if not numbers:
+    if not numbers or _REFUSED.search(tail[numbers[-1].end :]):
         return None
     contents = [numbers[-1].content]
     for after, before in pairwise(reversed(numbers)):

@@ -428,6 +428,73 @@ x^2+C | C + x^2
 \boxed{2} | 2
 3.0 | 3
 007 | 7
+\begin{pmatrix}6 & 8 \\ 10 & 12\end{pmatrix} | The sum is $\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix} + \begin{pmatrix}5 & 6 \\ 7 & 8\end{pmatrix}$
+\begin{pmatrix}1/2\\1\end{pmatrix} | \boxed{\frac12\begin{pmatrix}1\\2\end{pmatrix}}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} + t \begin{pmatrix} 3 \\ 1\end{pmatrix} | \boxed{\begin{pmatrix} 1+3t \\ 2+t \end{pmatrix}}
+137 \frac{1}{2} | 137.5
+5.4 \text{ cents} | 5.4
+\$32,\!348 | 32348
+7 \text{ and } 8 | 7, 8
+36\pi | \boxed{36\pi \text{ cubic inches}}
+4:30 | 4:30
+4:30 | 4:30 p.m.
+025 | 25
+4.5e33 | $4.5 \times 10^{33}$ erg/s
+x \in [-2,7] | [-2,7]
+y = \frac{1}{2} x + 3 | \frac{x}{2}+3
+f^{-1}(x) = \frac{x-1}{2} | \frac{x-1}{2}
+10,11,12,13,14,-2,-1 | -2,-1,10,11,12,13,14
+\cot x | \frac{\cos x}{\sin x}
+\sin^2 y | 1 - \cos^2 y
+2^3 \cdot 3 | 24
+\frac{9 \sqrt{3}}{4} | \frac{9\sqrt3}{4}
+\text{Navin} | Navin
+increases | \text{increases}
+(6-\sqrt{2}, 3) | (6 - \sqrt2, 3)
+3 \text{ or } 5 | 5 or 3
+2-\sqrt{2} \text{ and } 2+\sqrt2 | 2\pm\sqrt{2}
+\frac{1}{3} | 0.\overline{3}
+1.\overline{27} | \frac{14}{11}
+(1,-2,3) | \langle 1, -2, 3 \rangle
+3\mathbf{i} - 2\mathbf{j} | 3\mathbf{i} - 2\mathbf{j}
+8\text{ cm} | 8\;\text{cm}
+8 | $8\,\mathrm{cm}$
+\frac{7}{3}\text{ hours} | 7/3 hours
+1{,}500{,}000 | 1.5 million
+30 | thirty
+2/5 | two fifths
+\frac{3}{8} | 3 out of 8
+12\text{ minutes} | 12 min
+\sqrt{a^2+b^2} | (a^2+b^2)^{\frac{1}{2}}
+\frac{a+b}{c} | (a+b)/c
+k = 3 | 3
+n \ge 5 | n \geq 5
+x \equiv 3 \pmod 7 | 3 \pmod{7}
+a_n = 2n+1 | 2n+1
+\frac{dy}{dx} = 2x | 2x
+\ln|x+1| | \ln |x+1|
+|x| | \sqrt{x^2}
+\text{max}=5 | 5
+\lfloor x \rfloor | floor(x)
+\log 100 | 2
+e^{\ln 3} | 3
+\sin \frac{\pi}{3} | \frac{\sqrt{3}}{2}
+\tan 45^\circ | 1
+i^2 | -1
+\frac{1}{1+i} | \frac{1-i}{2}
+|3+4i| | 5
+(1+i)^{10} | 32i
+5 \cdot 10^{-3} | 0.005
+\{x \mid x > 2\} | (2,\infty)
+\{x \in \mathbb{R} : x \neq 1\} | (-\infty,1)\cup(1,\infty)
+x < -1 \text{ or } x > 1 | |x|>1
+(-\infty,-1)\cup(1,\infty) | x<-1 \cup x>1
+-1 \le x < 4 | [-1, 4)
+\{-1, 0, 1\} | x = -1, 0, 1
+x=-1,0,1 | \{-1,0,1\}
+x = 1, y = 2, z = 3 | (x,y,z) = (1,2,3)
+(2, 3), (4, 5) | \{(2,3),(4,5)\}
+\boxed{12} | 12
 """
 
 WRONG = r"""
@@ -567,6 +634,30 @@ A | \text{A and B}
 x-1 | 1-x
 \frac{x-1}{x+1} | \frac{x+1}{x-1}
 \sqrt{x^2} | x
+17 | The answer is less than 17.
+17 | The answer is at least 17.
+17 | The answer is 17 or more.
+17 | The answer 17 is wrong.
+17 | I think 17 is not right.
+17 | The answer is between 17 and 18.
+17 | 17 is the answer to nothing. The answer is 18.
+\frac{1}{3} | 0.3
+137 \frac{1}{2} | 137
+x \in [-2,7] | x \in (-2,7)
+(2,3),(4,5) | (2,3)
+10,11,12 | 10,11
+3 \text{ or } 5 | 3
+1.5 million | 1.5
+4:30 | 4:03
+4:30 p.m. | 4:30 a.m.
+i | -i
+(1,-2,3) | (1,2,3)
+\begin{pmatrix}1/2\\1\end{pmatrix} | \boxed{\frac13\begin{pmatrix}1\\2\end{pmatrix}}
+a_n = 2n+1 | 2n-1
+n \ge 5 | n > 5
+\{-1,0,1\} | \{-1,1\}
+\sin x | \sin(-x)
+x=1,y=2 | x=1
 """
 
 

@@ -151,7 +151,9 @@ def test_nan_never_becomes_an_advantage_of_a_trajectory() -> None:
     assert owners(kept) == [0]
 
 
-def scored_parts(parts: list[dict[str, float | None]], counted: list[dict[str, float | None]] | None = None) -> ScoredGroup:
+def scored_parts(
+    parts: list[dict[str, float | None]], counted: list[dict[str, float | None]] | None = None
+) -> ScoredGroup:
     completions = tuple(Completion("", (1,), (0.0,), "stop", 0) for _ in parts)
     group = Group(Problem("p", "", {}), (1,), completions)
     shaped = counted or [{} for _ in parts]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from grpo.rewards.answers import field, sampling
+from grpo.rewards.answers.matrices import multiplied_out
 from grpo.rewards.answers.sets import ORDER, as_set, is_surely_a_set, same_sets
 from grpo.rewards.answers.tree import Node, TooLarge, num
 from grpo.rewards.answers.units import exchange
@@ -250,12 +251,22 @@ class _Comparison:
 
     def quantities(self, gold: Node, answer: Node) -> bool:
         if gold.op != answer.op:
+            if self.dozens(gold, answer):
+                return True
             return self.same(*(node.args[0] if node.op == "quantity" else node for node in (gold, answer)))
         rate = exchange(gold.value, answer.value)
         if rate is None:
             return False
         inner = answer.args[0]
         return self.same(gold.args[0], inner if rate == 1 else Node("*", (inner, num(rate))))
+
+    def dozens(self, gold: Node, answer: Node) -> bool:
+        """8 dozen is 96. Where dozens are asked for it is also 8, as with any unit."""
+        first, second = (
+            Node("*", (node.args[0], num(12))) if node.op == "quantity" and node.value.startswith("dozen") else node
+            for node in (gold, answer)
+        )
+        return (first, second) != (gold, answer) and self.same(first, second)
 
     def expressions(self, gold: Node, answer: Node) -> bool:
         for op in ("%", "degree"):
@@ -267,7 +278,7 @@ class _Comparison:
             return self.ratios(gold, answer)
         if _mentions(gold, "infinity") or _mentions(answer, "infinity"):
             return gold == answer
-        return self.equal(gold, answer)
+        return self.equal(gold, answer) or (gold.op == "num" and _metres(answer) == gold)
 
     def marked(self, op: str, gold: Node, answer: Node) -> bool | None:
         """50% is 50 and 0.5; 30 degrees is 30 and pi/6. A bare gold below 1 is no percentage."""
@@ -308,7 +319,8 @@ class _Comparison:
 
 
 def _plain(node: Node) -> Node:
-    """Without what adds nothing: a plus-minus is a list of two, "k is an integer" goes, a list of one is its item."""
+    """Without what adds nothing: sums of matrices are worked out, a plus-minus is a list of two, "k is an integer" goes, a list of one is its item."""
+    node = multiplied_out(node)
     if node.op == "list":
         kept = tuple(item for item in node.args if not _is_membership(item))
         node = Node("list", kept, node.value) if kept and len(kept) < len(node.args) else node
@@ -462,6 +474,13 @@ def _as_rows(gold: Node, answer: Node) -> tuple[Node, Node]:
                 flat = len(pair[here].args) == 1 or all(len(row.args) == 1 for row in pair[here].args)
                 pair[here] = Node("seq", cells, other.value if other.op == "seq" else "()") if flat else pair[here]
     return pair[0], pair[1]
+
+
+def _metres(node: Node) -> Node | None:
+    """The number of 900m or 5g: a unit without a space, which reads as a product."""
+    if node.op == "*" and node.args[0].op == "num" and node.args[1] in (Node("sym", (), "m"), Node("sym", (), "g")):
+        return node.args[0]
+    return None
 
 
 def _unmarked(op: str, node: Node) -> Node | None:

@@ -37,8 +37,8 @@ When = tuple[str, int, int, int]
 def when(text: str) -> When | None:
     """A date (year, month, day) or a time of day; 0 where nothing is said. The month comes first in 7/4/1776.
 
-    >>> when("July 4th, 1776") == when("4 July 1776") == when("1776-07-04"), when("3 p.m.") == when("15:00")
-    (True, True)
+    >>> when("July 4th, 1776") == when("4 July 1776") == when("1776-07-04"), when("3 p.m."), when("15:00")
+    (True, ('time', 15, 0, 0), ('clock', 15, 0, 0))
     """
     text = " ".join(text.casefold().strip(" .$").split())
     if len(text) > 40 or not re.search(r"\d", text):
@@ -57,4 +57,15 @@ def when(text: str) -> When | None:
     if match is None or not (match[2] or match[4]):
         return None
     hour = int(match[1]) % 12 + 12 * (match[4] == "p") if match[4] else int(match[1])
-    return "time", hour, int(match[2] or 0), int(match[3] or 0)
+    return "time" if match[4] else "clock", hour, int(match[2] or 0), int(match[3] or 0)
+
+
+def same_moment(gold: When, answer: When) -> bool:
+    """Whether two say the same: a year that only one of them names, or its half of the day, may be left out."""
+    if gold[0] == answer[0] == "date" and 0 in (gold[1], answer[1]):
+        return gold[2:] == answer[2:]
+    if {gold[0], answer[0]} == {"time", "clock"}:
+        open_half = (gold if gold[0] == "clock" else answer)[1] <= 12
+        hours = (gold[1] % 12, answer[1] % 12) if open_half else (gold[1], answer[1])
+        return hours[0] == hours[1] and gold[2:] == answer[2:]
+    return gold == answer

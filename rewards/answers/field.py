@@ -189,7 +189,7 @@ def whole_power(base: Quotient, count: int) -> Quotient:
 def _root(base: Quotient, degree: int) -> Quotient:
     """The principal root of a number, simplified; of anything else, a part that is not understood."""
     number = rational(base)
-    if number is None or degree > 64:
+    if number is None or degree > 64 or _bits(number) * degree > MAX_BITS:
         return _opaque("root", base, constant(degree))
     if number == 0:
         return constant(0)
@@ -236,11 +236,14 @@ def _factored(number: int, degree: int) -> tuple[int, list[tuple[int, int]], boo
 def _integer_root(number: int, degree: int) -> int:
     if degree == 2:
         return math.isqrt(number)
-    low, high = 0, 1 << (number.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
-    return low
+    guess = 1 << (number.bit_length() // degree + 1)
+    while (better := ((degree - 1) * guess + number // guess ** (degree - 1)) // degree) < guess:
+        guess = better  # Newton's method, from above
+    return guess
+
+
+def _bits(number: Fraction) -> int:
+    return max(number.numerator.bit_length(), number.denominator.bit_length())
 
 
 def _factorial(node: Node) -> Quotient:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from grpo.rewards.answers.compare import EXACT, Equal, Tolerance, Undecided, at_sight, same
-from grpo.rewards.answers.dates import when
+from grpo.rewards.answers.dates import same_moment, when
 from grpo.rewards.answers.reader import read
 from grpo.rewards.answers.sampling import has_imaginary
 from grpo.rewards.answers.spelling import one_spelling
-from grpo.rewards.answers.tree import Node, Unreadable, num
+from grpo.rewards.answers.tree import Node, Unreadable
 from grpo.rewards.answers.words import COMMON, choice, choices, key, unstyled
 
 _PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
@@ -35,7 +35,7 @@ def judged(gold: str, answer: str, tolerance: Tolerance = EXACT) -> bool | None:
     if (verdict := as_choice(gold, answer)) is not None:
         return verdict
     if (day := when(gold)) is not None and (other := when(answer)) is not None:
-        return _same_day(day, other)
+        return same_moment(day, other)
     return compared(gold, answer, at_sight(tolerance))
 
 
@@ -115,12 +115,6 @@ def _is_option(gold: str) -> bool:
     return letter is not None and letter.upper() <= "J" and not has_imaginary(Node("sym", (), letter))
 
 
-def _same_day(gold: tuple[str, int, int, int], answer: tuple[str, int, int, int]) -> bool:
-    if gold[0] == answer[0] == "date" and 0 in (gold[1], answer[1]):
-        return gold[2:] == answer[2:]
-    return gold == answer
-
-
 def _readings(text: str) -> Iterator[Node]:
     """The text as mathematics: once, or twice where a comma may group digits or part them."""
     ways = [(text, True)]
@@ -155,8 +149,3 @@ def _same_names(gold: str, answer: str) -> bool:
 def _bare(text: str) -> str:
     """Unreadable mathematics without spaces, for a comparison by its letters."""
     return re.sub(r"\\(?:left|right|[,;:! ]|d(?=frac)|t(?=frac))|\s|[{}$]", "", text)
-
-
-def number_node(value: int) -> Node:
-    """A whole number, as the reader gives it."""
-    return num(value)

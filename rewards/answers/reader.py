@@ -190,7 +190,7 @@ class _Reader:
         if text in names.SAYING and self.ahead().kind != "op":
             self.take()
             return "="
-        if text == "in":
+        if text == "in" and self.before().kind == "name" and self.ahead().text in ("(", "[", "{", "\\{"):
             self.take()
             return "in"
         return None
@@ -298,6 +298,7 @@ class _Reader:
             or follows.text in names.RELATIONS
             or follows.kind == "word"
             or (follows.kind == "name" and (names.is_word(follows.text) or is_unit(follows.text)))
+            or follows.text in ("a", "an")
             or (follows.text in _TIMES and is_unit(self.ahead(2).text))
         )
 

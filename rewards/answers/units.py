@@ -58,6 +58,13 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "unit": ("unit", "1", "unit"),
     "acre": ("acre", "1", "acre"),
     "hectare": ("hectare", "1", "ha hectare"),
+    "byte": ("byte", "1", "byte"),
+    "KB": ("byte", "1000", "KB kB kilobyte"),
+    "MB": ("byte", "1000000", "MB megabyte"),
+    "GB": ("byte", "1000000000", "GB gigabyte"),
+    "TB": ("byte", "1000000000000", "TB terabyte"),
+    "BC": ("BC", "1", "BC BCE"),
+    "AD": ("AD", "1", "AD CE"),
 }
 _UNITS: dict[str, tuple[str, Fraction]] = {
     word: (dimension, Fraction(factor))
