@@ -1,96 +1,34 @@
-"""Exact arithmetic of answers: quotients of polynomials in names, constants, roots and whatever cannot be worked out.
+"""The exact value of an expression: a quotient of polynomials in names, pi, e, i and roots of numbers.
 
-Two values whose parts are all understood (rational numbers, names, pi, e, i, square and higher roots of numbers) are
-equal when their cross products are the same polynomial, and different when not. A part that is not understood (a sine,
-a power with a name in its exponent) is a name of its own: what is equal stays equal, what differs may still be equal.
+A part that cannot be worked out (a sine, a power with a name in its exponent) is a name of its own.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
+from grpo.rewards.answers.polynomials import (
+    IMAGINARY,
+    MAX_BITS,
+    ONE,
+    Atom,
+    Quotient,
+    added,
+    constant,
+    inverse,
+    multiplied,
+    opaque_part,
+    quotient,
+    rational,
+    reduced,
+    times,
+)
 from grpo.rewards.answers.tree import Node, TooLarge
 from grpo.rewards.answers.words import number_in_words
 
-MAX_BITS = 40_000
-MAX_TERMS = 300
 MAX_DEGREE = 64
+
+
 MAX_FACTORIAL = 3000
-
-Monomial = tuple[tuple["Atom", int], ...]
-Polynomial = dict[Monomial, Fraction]
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """Something that cannot be broken up. A root has `degree` > 1: its power `degree` is the number `value`."""
-
-    name: str
-    degree: int = 0
-    value: int = 0
-    opaque: bool = False
-
-    def __lt__(self, other: Atom) -> bool:
-        return self.name < other.name
-
-
-@dataclass(frozen=True, slots=True)
-class Quotient:
-    """A value. `opaque`: it has parts that are not understood."""
-
-    top: Polynomial
-    bottom: Polynomial
-    opaque: bool = False
-
-
-IMAGINARY = Atom("i", 2, -1)
-_ONE: Polynomial = {(): Fraction(1)}
-
-
-def constant(value: Fraction | int) -> Quotient:
-    """A rational number."""
-    if isinstance(value, Fraction) and value.numerator.bit_length() + value.denominator.bit_length() > 2 * MAX_BITS:
-        raise TooLarge("a number with too many digits")
-    return Quotient({(): Fraction(value)} if value else {}, _ONE)
-
-
-def rational(value: Quotient) -> Fraction | None:
-    """The value as a rational number, if it is one."""
-    if not value.top:
-        return Fraction(0)
-    if len(value.top) == len(value.bottom) == 1 and () in value.top and () in value.bottom:
-        return value.top[()] / value.bottom[()]
-    return None
-
-
-def equal(first: Quotient, second: Quotient) -> bool | None:
-    """Whether two values are equal, or None when that takes more than algebra."""
-    if first.bottom is _ONE and second.bottom is _ONE:
-        same = first.top == second.top
-    else:
-        same = _multiplied(first.top, second.bottom) == _multiplied(second.top, first.bottom)
-    return True if same else None if first.opaque or second.opaque else False
-
-
-def proportional(first: Quotient, second: Quotient) -> Fraction | None:
-    """The rational c with first = c * second, or None when there is none; names below a fraction are cleared first."""
-    one, two = _cleared(first.top), _cleared(second.top)
-    shared = next(iter(one.keys() & two.keys()), None)
-    if shared is None or len(one) != len(two):
-        return None
-    c = one[shared] / two[shared]
-    return c if all(c * two.get(monomial, 0) == coefficient for monomial, coefficient in one.items()) else None
-
-
-def _cleared(top: Polynomial) -> Polynomial:
-    lowest: dict[Atom, int] = {}
-    for monomial in top:
-        for atom, count in monomial:
-            lowest[atom] = min(lowest.get(atom, 0), count)
-    raised = tuple((atom, -count) for atom, count in lowest.items() if count < 0)
-    return _multiplied(top, {raised: Fraction(1)}) if raised else top
 
 
 def evaluate(node: Node) -> Quotient:
@@ -109,37 +47,25 @@ def evaluate(node: Node) -> Quotient:
 
 def _symbol(node: Node) -> Quotient:
     if node.value == "i":
-        return Quotient({((IMAGINARY, 1),): Fraction(1)}, _ONE)
-    return Quotient({((Atom(node.value), 1),): Fraction(1)}, _ONE)
+        return Quotient({((IMAGINARY, 1),): Fraction(1)}, ONE)
+    return Quotient({((Atom(node.value), 1),): Fraction(1)}, ONE)
 
 
 def _sum(node: Node) -> Quotient:
     first, second = map(evaluate, node.args)
     if first.bottom == second.bottom:
-        return _quotient(_added(first.top, second.top), first.bottom, first.opaque or second.opaque)
-    top = _added(_multiplied(first.top, second.bottom), _multiplied(second.top, first.bottom))
-    return _quotient(top, _multiplied(first.bottom, second.bottom), first.opaque or second.opaque)
+        return quotient(added(first.top, second.top), first.bottom, first.opaque or second.opaque)
+    top = added(multiplied(first.top, second.bottom), multiplied(second.top, first.bottom))
+    return quotient(top, multiplied(first.bottom, second.bottom), first.opaque or second.opaque)
 
 
 def _product(node: Node) -> Quotient:
     return times(*map(evaluate, node.args))
 
 
-def times(first: Quotient, second: Quotient) -> Quotient:
-    """The product."""
-    opaque = first.opaque or second.opaque
-    return _quotient(_multiplied(first.top, second.top), _multiplied(first.bottom, second.bottom), opaque)
-
-
 def _division(node: Node) -> Quotient:
     first, second = map(evaluate, node.args)
-    return times(first, _inverse(second))
-
-
-def _inverse(value: Quotient) -> Quotient:
-    if not value.top:
-        raise ZeroDivisionError("a division by 0")
-    return _quotient(value.bottom, value.top, value.opaque)
+    return times(first, inverse(second))
 
 
 def _negative(node: Node) -> Quotient:
@@ -151,7 +77,7 @@ def _power(node: Node) -> Quotient:
     base, exponent = evaluate(node.args[0]), evaluate(node.args[1])
     count = rational(exponent)
     if count is None:
-        return _opaque("^", base, exponent)
+        return opaque_part("^", base, exponent)
     if count.denominator != 1:
         root = _root(base, count.denominator)
         return whole_power(root, count.numerator)
@@ -171,7 +97,7 @@ def whole_power(base: Quotient, count: int) -> Quotient:
             return constant(1 if number == 1 or count % 2 == 0 else number) if number or not count else constant(0)
         return constant(number**count)
     if count < 0:
-        base, count = _inverse(base), -count
+        base, count = inverse(base), -count
     if count > MAX_DEGREE and (len(base.top) > 1 or len(base.bottom) > 1):
         raise TooLarge("a power with too many terms")
     if count > 10**6:
@@ -190,14 +116,14 @@ def _root(base: Quotient, degree: int) -> Quotient:
     """The principal root of a number, simplified; of anything else, a part that is not understood."""
     number = rational(base)
     if number is None or degree > 64 or _bits(number) * degree > MAX_BITS:
-        return _opaque("root", base, constant(degree))
+        return opaque_part("root", base, constant(degree))
     if number == 0:
         return constant(0)
     if number < 0:
         if degree != 2:
-            return _opaque("root", base, constant(degree))
+            return opaque_part("root", base, constant(degree))
         positive = _root(constant(-number), 2)
-        return times(positive, Quotient({((IMAGINARY, 1),): Fraction(1)}, _ONE))
+        return times(positive, Quotient({((IMAGINARY, 1),): Fraction(1)}, ONE))
     # root(p/q) = root(p * q^(n-1)) / q
     inner = number.numerator * number.denominator ** (degree - 1)
     outside, factors, complete = _factored(inner, degree)
@@ -205,7 +131,7 @@ def _root(base: Quotient, degree: int) -> Quotient:
     for prime, count in factors:
         common = math.gcd(count, degree)
         atom = Atom(f"{prime}^(1/{degree // common})", degree // common, prime)
-        value = times(value, _reduced({((atom, count // common),): Fraction(1)}))
+        value = times(value, reduced({((atom, count // common),): Fraction(1)}))
     return Quotient(value.top, value.bottom, not complete or value.opaque or degree not in (2, 3))
 
 
@@ -250,7 +176,7 @@ def _factorial(node: Node) -> Quotient:
     value = evaluate(node.args[0])
     number = rational(value)
     if number is None or number.denominator != 1 or number < 0:
-        return _opaque(node.op, value)
+        return opaque_part(node.op, value)
     if number > MAX_FACTORIAL:
         raise TooLarge("a factorial with too many digits")
     if node.op == "!":
@@ -279,7 +205,7 @@ def _call(node: Node) -> Quotient:
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) and (result := _of_numbers(name, known)) is not None:
         return result
-    return _opaque(name, *values)
+    return opaque_part(name, *values)
 
 
 def _real_root(value: Quotient, degree: int) -> Quotient:
@@ -328,7 +254,7 @@ def _percent(node: Node) -> Quotient:
 
 
 def _degree(node: Node) -> Quotient:
-    return times(evaluate(node.args[0]), Quotient({((Atom("pi"), 1),): Fraction(1, 180)}, _ONE))
+    return times(evaluate(node.args[0]), Quotient({((Atom("pi"), 1),): Fraction(1, 180)}, ONE))
 
 
 def base(node: Node) -> int:
@@ -342,112 +268,6 @@ def _based(node: Node) -> Quotient:
     if not 2 <= count <= 36 or not digits.isalnum() or len(digits) > 200:
         raise ValueError("no number in this base")
     return constant(int(digits, count))
-
-
-def _opaque(name: str, *values: Quotient) -> Quotient:
-    """A part that is not understood, named by what it is made of: equal parts have equal names."""
-    text = f"{name}({';'.join(map(_name, values))})"
-    if len(text) > 4000:
-        raise TooLarge("an expression with too many parts")
-    return Quotient({((Atom(text, opaque=True), 1),): Fraction(1)}, _ONE, True)
-
-
-def _name(value: Quotient) -> str:
-    """Quotients are the same when their texts are, once the first coefficient below is 1."""
-    scale = next(iter(dict(sorted(value.bottom.items(), key=_order)).values()))
-    top, bottom = (
-        "+".join(
-            f"{_text(c / scale)}*{'*'.join(f'{a.name}^{n}' for a, n in m)}" for m, c in sorted(p.items(), key=_order)
-        )
-        for p in (value.top, value.bottom)
-    )
-    return f"{top}/{bottom}"
-
-
-def _text(number: Fraction) -> str:
-    """Hexadecimal: Python refuses to write long numbers in decimals."""
-    return f"{number.numerator:x}/{number.denominator:x}"
-
-
-def _order(item: tuple[Monomial, Fraction]) -> str:
-    return ",".join(f"{atom.name}^{count}" for atom, count in item[0])
-
-
-# --- polynomials ------------------------------------------------------------------------------------------------------
-
-
-def _quotient(top: Polynomial, bottom: Polynomial, opaque: bool) -> Quotient:
-    """Divide by the bottom when it is a single term of numbers, roots and names."""
-    if len(bottom) == 1 and bottom is not _ONE:
-        ((monomial, coefficient),) = bottom.items()
-        inverse: Polynomial = {tuple((atom, -count) for atom, count in monomial): 1 / coefficient}
-        top, bottom = _multiplied(top, inverse), _ONE
-    return Quotient(top, bottom, opaque)
-
-
-def _added(first: Polynomial, second: Polynomial) -> Polynomial:
-    result = dict(first)
-    for monomial, coefficient in second.items():
-        total = result.get(monomial, Fraction(0)) + coefficient
-        if total:
-            result[monomial] = total
-        else:
-            result.pop(monomial, None)
-    return _limited(result)
-
-
-def _multiplied(first: Polynomial, second: Polynomial) -> Polynomial:
-    if first is _ONE:
-        return second
-    if second is _ONE:
-        return first
-    if len(first) * len(second) > 20 * MAX_TERMS:
-        raise TooLarge("an expression with too many terms")
-    result: Polynomial = {}
-    for one, a in first.items():
-        for two, b in second.items():
-            monomial, factor = _joined(one, two)
-            total = result.get(monomial, Fraction(0)) + a * b * factor
-            if total:
-                result[monomial] = total
-            else:
-                result.pop(monomial, None)
-    return _limited(result)
-
-
-def _limited(polynomial: Polynomial) -> Polynomial:
-    if len(polynomial) > MAX_TERMS:
-        raise TooLarge("an expression with too many terms")
-    for coefficient in polynomial.values():
-        if coefficient.numerator.bit_length() + coefficient.denominator.bit_length() > 2 * MAX_BITS:
-            raise TooLarge("a number with too many digits")
-    return polynomial
-
-
-def _reduced(polynomial: Polynomial) -> Quotient:
-    result: Polynomial = {}
-    for monomial, coefficient in polynomial.items():
-        whole, factor = _joined(monomial, ())
-        result[whole] = result.get(whole, Fraction(0)) + coefficient * factor
-    return Quotient(result, _ONE)
-
-
-def _joined(first: Monomial, second: Monomial) -> tuple[Monomial, Fraction]:
-    """The product of two monomials: roots are reduced, so that sqrt(2) * sqrt(2) leaves the factor 2."""
-    counts: dict[Atom, int] = dict(first)
-    for atom, count in second:
-        counts[atom] = counts.get(atom, 0) + count
-    factor = Fraction(1)
-    kept = []
-    for atom, count in counts.items():
-        if atom.degree:
-            whole, count = divmod(count, atom.degree)
-            if abs(whole) * atom.value.bit_length() > MAX_BITS:
-                raise TooLarge("a power with too many digits")
-            factor *= Fraction(atom.value) ** whole
-        if count:
-            kept.append((atom, count))
-    return tuple(sorted(kept)), factor
 
 
 _RULES = {

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from grpo.rewards.answers.compare import EXACT, Equal, Tolerance, Undecided, at_sight, same
+from grpo.rewards.answers.compare import EXACT, Tolerance, Undecided, at_sight, same
 from grpo.rewards.answers.dates import same_moment, when
+from grpo.rewards.answers.meaning import Equal
 from grpo.rewards.answers.reader import read
 from grpo.rewards.answers.sampling import has_imaginary
 from grpo.rewards.answers.spelling import one_spelling
