@@ -20,32 +20,40 @@ class Cursor:
 
     @property
     def now(self) -> Token:
+        """The token at hand."""
         return self.stream[self.index] if self.index < len(self.stream) else END
 
     def ahead(self, count: int = 1) -> Token:
+        """The token that many places on."""
         return self.stream[self.index + count] if self.index + count < len(self.stream) else END
 
     def before(self) -> Token:
+        """The token that was read last."""
         return self.stream[self.index - 1] if self.index else END
 
     def done(self) -> bool:
+        """Whether nothing is left."""
         return self.index >= len(self.stream)
 
     def take(self) -> Token:
+        """The token at hand; reading goes on after it."""
         token = self.now
         self.index += 1
         return token
 
     def at(self, *texts: str) -> bool:
+        """Whether the token at hand is one of these."""
         return self.now.text in texts and not self.done()
 
     def skip(self, text: str) -> bool:
+        """Take the token at hand if it is this one."""
         if self.at(text):
             self.index += 1
             return True
         return False
 
     def expect(self, *texts: str) -> Token:
+        """Take the token at hand, which must be one of these."""
         if not self.at(*texts):
             raise Unreadable(f"expected {' or '.join(texts)}, got {self.now.text!r}")
         return self.take()

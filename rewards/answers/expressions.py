@@ -36,11 +36,13 @@ class ExpressionReader(Cursor, ABC):
         return self.now.text in SEPARATORS or self.now.text.casefold() in names.JOINING
 
     def is_word_here(self, count: int = 0) -> bool:
+        """Whether a word stands here, and not a name: an article counts when a word follows it."""
         token = self.ahead(count)
         article = token.text in ("a", "an") and token.spaced and count == 0 and self.is_word_here(1)
         return token.kind == "word" or (token.kind == "name" and (names.is_word(token.text) or article))
 
     def sum(self) -> Node:
+        """Terms with plus, minus and plus-minus."""
         node = self.signed()
         while True:
             if self.skip("+"):
@@ -54,12 +56,14 @@ class ExpressionReader(Cursor, ABC):
                 return node
 
     def signed(self) -> Node:
+        """A term that may begin with a plus-minus."""
         if self.at("\\pm", "\\mp"):
             sign = "+" if self.take().text == "\\pm" else "-"
             return Node("pm", (num(0), self.product()), sign)
         return self.product()
 
     def product(self) -> Node:
+        """Factors with signs or without, and quotients, from left to right."""
         node = self.unary()
         while True:
             if self.at(*TIMES) or self.is_times_sign():
@@ -101,6 +105,7 @@ class ExpressionReader(Cursor, ABC):
 
     @staticmethod
     def is_value_command(command: str) -> bool:
+        """Whether a LaTeX command begins a value, rather than joins, compares or closes."""
         known = names.RELATIONS.keys() | names.SETS.keys() | TIMES | OVER | CLOSING | BARS | SEPARATORS
         return command not in known and command not in (
             "\\pm", "\\mp", "\\ldots", "\\dots", "\\cdots", "\\circ", "\\pmod", "\\bmod", "\\mod", "\\$", "\\%",
@@ -128,6 +133,7 @@ class ExpressionReader(Cursor, ABC):
         )
 
     def unary(self) -> Node:
+        """A factor with its minus signs."""
         signs = 0
         while self.at("-", "+"):
             signs += self.take().text == "-"
@@ -135,6 +141,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("neg", (node,)) if signs % 2 else node
 
     def power(self) -> Node:
+        """A value with its exponent."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
@@ -146,6 +153,7 @@ class ExpressionReader(Cursor, ABC):
         return base
 
     def exponent(self) -> Node:
+        """A braced exponent, or a value with its own exponents: 2^3^2 is 2^9."""
         if self.at("{"):
             return self.braced()
         negative = self.skip("-")
@@ -154,6 +162,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("neg", (node,)) if negative else node
 
     def postfix(self, node: Node) -> Node:
+        """What follows a value and belongs to it: factorials, percent, degrees, primes, subscripts."""
         while True:
             if self.at("!", "!!"):
                 node = Node(self.take().text, (node,))
@@ -188,6 +197,7 @@ class ExpressionReader(Cursor, ABC):
         return False
 
     def subscripted(self, node: Node) -> Node:
+        """A name with an index, or a numeral with its base."""
         raw = self.before()
         self.expect("_")
         label = self.label()
@@ -198,6 +208,7 @@ class ExpressionReader(Cursor, ABC):
         raise Unreadable("a subscript of what is neither a name nor a number")
 
     def primary(self) -> Node:
+        """A number, a name, a bracket, a command."""
         token = self.now
         if self.done():
             raise Unreadable("it ends too early")
@@ -223,6 +234,7 @@ class ExpressionReader(Cursor, ABC):
         raise Unreadable(f"cannot read {token.text!r}")
 
     def named(self) -> Node:
+        """A run of letters: a function, a constant, a name, or several."""
         token = self.take()
         text = token.text
         if text in names.CONSTRUCTORS and self.at("(", "."):
@@ -275,9 +287,11 @@ class ExpressionReader(Cursor, ABC):
 
     @staticmethod
     def letter(text: str) -> Node:
+        """A name of one letter."""
         return Node("sym", (), text)
 
     def braced(self) -> Node:
+        """A LaTeX group; with commas in it, a list."""
         self.expect("{")
         if self.skip("}"):
             return Node("set")
@@ -286,6 +300,7 @@ class ExpressionReader(Cursor, ABC):
         return node
 
     def bracketed(self) -> Node:
+        """What round and square brackets or set braces hold."""
         opening = self.take().text
         if self.skip(OPENING[opening]):
             return Node("set") if opening in ("\\{", "\\lbrace") else Node("seq", (), "()")
@@ -305,6 +320,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("seq", node.args, shape)
 
     def set_content(self) -> Node:
+        """The elements of a set, or one and the conditions on it."""
         self.bars = True
         first = self.items()
         self.bars = False
@@ -317,6 +333,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("set", tuple(first))
 
     def between_bars(self) -> Node:
+        """An absolute value."""
         self.take()
         self.depth += 1
         bars, self.bars = self.bars, True
@@ -329,6 +346,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("call", (node,), "abs")
 
     def command(self) -> Node:
+        """A LaTeX command with its arguments."""
         text = self.take().text
         name = text[1:]
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
@@ -373,12 +391,14 @@ class ExpressionReader(Cursor, ABC):
         raise Unreadable(f"the command {text}")
 
     def run_of_letters(self) -> str:
+        """The letters after a sign such as that of an angle."""
         if self.at("{"):
             return self.label()
         return self.take().text if self.now.kind in ("name", "word") else ""
 
     @staticmethod
     def number_set(name: str) -> Node:
+        """The real numbers, or another set by its name."""
         return Node("reals") if name == "R" else Node("sym", (), f"set {name}")
 
     def argument(self, whole: bool = False) -> Node:
@@ -399,6 +419,7 @@ class ExpressionReader(Cursor, ABC):
         return self.primary()
 
     def optional(self) -> Node | None:
+        """An argument in square brackets, if there is one."""
         if not self.skip("["):
             return None
         node = self.inside(self.sum)
@@ -406,6 +427,7 @@ class ExpressionReader(Cursor, ABC):
         return node
 
     def function(self, name: str) -> Node:
+        """A function with its exponent and base: sin^2 x, log_2 8."""
         exponent = base = None
         for _ in range(2):
             if self.at("^"):
@@ -420,6 +442,7 @@ class ExpressionReader(Cursor, ABC):
         return node if exponent is None or inverse else Node("^", (node, exponent))
 
     def applied(self, name: str, base: Node | None) -> Node:
+        """A function with its arguments, in brackets or without."""
         if self.at("(", "["):
             opening = self.take().text
             arguments = tuple(self.inside(self.statement_as_list).args)
@@ -434,6 +457,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("call", (*arguments, base) if base else arguments, name)
 
     def statement_as_list(self) -> Node:
+        """The arguments of a function."""
         found = self.items()
         if not found:
             raise Unreadable("a function of nothing")
@@ -452,9 +476,11 @@ class ExpressionReader(Cursor, ABC):
         return node
 
     def is_function(self) -> bool:
+        """Whether a function is next."""
         return self.now.text.removeprefix("\\") in names.FUNCTIONS
 
     def environment(self) -> Node:
+        """A matrix, or the lines of a system."""
         name = self.label().strip("*")
         if name == "array" and self.at("{"):
             self.label()
@@ -472,6 +498,7 @@ class ExpressionReader(Cursor, ABC):
         return Node("vertical" if name in ("vmatrix", "Vmatrix") else "matrix", rows)
 
     def matrix_rows(self) -> Node:
+        """The rows of a matrix, up to its end."""
         rows: list[list[Node]] = [[]]
         while not self.at("\\end"):
             if self.done():
