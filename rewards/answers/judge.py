@@ -18,6 +18,7 @@ _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 _CAPITAL_CONSTANT = re.compile(r"(?<![A-Za-z_])[IE](?![A-Za-z_])")
+_LABEL = re.compile(r"\([A-J]\)[\s:.~]*(?:\\[ ,;:]|\\quad)*\s*(\S.*)")
 _SYMBOLIC = re.compile(r"[\\^_=<>+*/{}()\[\]|√²]")
 
 
@@ -32,7 +33,7 @@ def judged(gold: str, answer: str, tolerance: Tolerance = EXACT) -> bool | None:
         return bool(answer)
     if tolerance == EXACT and _PLAIN_NUMBER.fullmatch(gold) and _PLAIN_NUMBER.fullmatch(answer):
         return Fraction(gold.replace(",", "")) == Fraction(answer.replace(",", ""))
-    gold, answer = _with_points(gold, answer)
+    gold, answer = _unlabelled(*_with_points(gold, answer))
     if (verdict := as_choice(gold, answer)) is not None:
         return verdict
     if (day := when(gold)) is not None and (other := when(answer)) is not None:
@@ -93,6 +94,16 @@ def _with_points(gold: str, answer: str) -> tuple[str, str]:
         return gold.replace(",", "."), answer
     if _DECIMAL_COMMA.fullmatch(answer) and _DECIMAL_POINT.fullmatch(gold):
         return gold, answer.replace(",", ".")
+    return gold, answer
+
+
+def _unlabelled(gold: str, answer: str) -> tuple[str, str]:
+    """(C) 12 beside 12 has the label of an option, which the other side lacks."""
+    first, second = (_LABEL.fullmatch(unstyled(text).strip()) for text in (gold, answer))
+    if second and not first and choice(gold) is None:
+        return gold, second[1]
+    if first and not second and choice(answer) is None:
+        return first[1], answer
     return gold, answer
 
 

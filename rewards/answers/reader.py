@@ -71,6 +71,7 @@ class _AnswerReader(ExpressionReader):
 
     def lead(self) -> None:
         """Pass words that only introduce: "the area is", "approximately", "Area =", "Answer:"."""
+        self.skip("=") or self.skip("\\approx") or self.skip("\\sim")
         start = self.index
         while self.is_word_here() and self.now.text.casefold() not in names.DENIALS:
             hedge = self.take().text.casefold() in names.HEDGES
