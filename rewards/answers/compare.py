@@ -21,6 +21,7 @@ from grpo.rewards.answers.meaning import (
     metres,
     name_first,
     names_all,
+    names_differ,
     plain_node,
     stated,
     unmarked,
@@ -129,6 +130,8 @@ class _Comparison:
     # --- sets of numbers ----------------------------------------------------------------------------------------------
 
     def sets(self, gold: Node, answer: Node) -> bool:
+        if names_differ(gold, answer):
+            return False
         first, second = as_set(unnamed(gold)), as_set(unnamed(answer))
         if first is not None and second is not None:
             return same_sets(first, second, self.same)

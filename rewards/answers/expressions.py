@@ -317,6 +317,8 @@ class ExpressionReader(Cursor, ABC):
         shape = {"\\langle": "(", "\\lbrack": "["}.get(opening, opening) + {"\\rangle": ")", "\\rbrack": "]"}.get(
             closing, closing
         )
+        if shape in ("(]", "[)") and len(node.args) != 2:
+            raise Unreadable("an interval of other than two ends")
         return Node("seq", node.args, shape)
 
     def set_content(self) -> Node:

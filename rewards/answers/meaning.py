@@ -157,6 +157,13 @@ def difference(node: Node) -> Node:
     return Node("+", (left, Node("neg", (right,))))
 
 
+def names_differ(gold: Node, answer: Node) -> bool:
+    """Whether two conditions on one name each are on different ones: x > 3 and y > 3."""
+    first, second = sampling.symbols(gold), sampling.symbols(answer)
+    conditions = all(node.op == "rel" or (node.op == "list" and names_all(node)) for node in (gold, answer))
+    return conditions and len(first) == len(second) == 1 and first != second
+
+
 def is_order(node: Node) -> bool:
     """Whether it is an inequality of two sides."""
     return node.op == "rel" and len(node.args) == 2 and node.value[0] in ORDER

@@ -87,7 +87,7 @@ def _pieces(node: Node) -> list[Interval] | None:
             return [WHOLE]
         case "seq" if len(node.args) == 2:
             low, high = node.args
-            closed = node.value[0] == "[" and not _is_infinite(low), node.value[1] == "]" and not _is_infinite(high)
+            closed = node.value[0] == "[", node.value[1] == "]"
             return [Interval(low, high, closed)]
         case "set":
             return [Interval(item, item, (True, True)) for item in node.args]
