@@ -33,6 +33,8 @@ def plain_node(node: Node) -> Node:
         parts = [plain_node(item) for item in node.args]
         items = tuple(x for part in parts for x in (part.args if part.op == "list" else (part,)))
         return Node(node.op, items, node.value)
+    if node.op == "set" and len(node.args) == 1 and node.args[0].op == "seq":
+        return node.args[0]
     if node.op == "seq" and len(node.args) == 1:
         return node.args[0] if node.args[0].op != "seq" else node
     if mentions(node, "pm") and node.op != "rows":
