@@ -12,6 +12,7 @@ from grpo.recipe import (
     AdvantageSettings,
     BatchStdAdvantage,
     DrGrpoAdvantage,
+    GdpoAdvantage,
     GroupAdvantage,
     ReinforcePlusPlusAdvantage,
     RlooAdvantage,
@@ -22,7 +23,7 @@ ROUNDING = 64
 
 
 def advantages(rewards_PG: Tensor, settings: AdvantageSettings) -> Tensor:
-    """Return advantages_PG of the kind that the recipe names."""
+    """Return advantages_PG of the kind that the recipe names; GDPO's of a single reward."""
     match settings:
         case GroupAdvantage():
             return group_normalised(rewards_PG, settings.ddof, settings.epsilon)
@@ -34,6 +35,8 @@ def advantages(rewards_PG: Tensor, settings: AdvantageSettings) -> Tensor:
             return batch_normalised(rewards_PG, settings.ddof, settings.epsilon)
         case ReinforcePlusPlusAdvantage():
             return reinforce_pp_baseline(rewards_PG, settings.epsilon)
+        case GdpoAdvantage():
+            return gdpo(rewards_PG[None], torch.ones(1), settings.ddof, settings.epsilon)
 
 
 def keep_groups(rewards_PG: Tensor) -> Tensor:

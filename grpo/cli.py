@@ -47,13 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server.add_argument("--kv-cache-gb", type=float, help="memory for keys and values")
     server.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to spread the model over")
     server.set_defaults(run=_serve)
+    tester = commands.add_parser("reward-test", help="check a reward against labelled cases, or against attacks")
+    tester.add_argument("reward", help="a built-in name, file.py:function or package.module:function")
+    tester.add_argument("cases", type=Path, nargs="?", help="JSON lines with completion, columns and expected")
+    tester.add_argument("--hostile", action="store_true", help="try the built-in attacks in place of cases")
+    tester.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    tester.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the reward")
+    tester.add_argument("--column", action="append", default=[], metavar="KEY=VALUE", help="a column, with --hostile")
+    tester.add_argument("--prefill", default="", help="what the template begins every completion with, such as <think>")
+    tester.add_argument("--isolate", action="store_true", help="call the reward in worker processes")
+    tester.set_defaults(run=_reward_test)
     options = parser.parse_args(arguments)
     return _guarded(options.run, options)
 
 
-def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def _guarded(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
     try:
-        command(options)
+        return command(options) or 0
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,7 +82,6 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
-    return 0
 
 
 def _torchvision_is_broken() -> bool:
@@ -121,6 +130,43 @@ def _serve(options: argparse.Namespace) -> None:
         servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel),
     )
     serve(options.model, settings, options.dtype, options.max_length, Address(options.host, options.port))
+
+
+def _reward_test(options: argparse.Namespace) -> int:
+    """Exit status 1 on a mismatch, or when an attack succeeded."""
+    import json
+    from dataclasses import asdict
+
+    from grpo import reward_test
+    from grpo.recipe import RewardSettings
+
+    if options.hostile == (options.cases is not None):
+        raise UserError("reward-test: expected a file of cases, or --hostile in its place, and not both")
+    settings = RewardSettings(name=options.reward, options=_values(options.option), isolate=options.isolate)
+    if options.hostile:
+        judged, executed = reward_test.hostile_test(settings, _values(options.column), options.prefill)
+        figures = {"attacks": [asdict(one) for one in judged], "executed": executed}
+        print(json.dumps(figures) if options.json else reward_test.hostile_text(judged, executed))
+        return 0 if reward_test.withstood(judged, executed) else 1
+    figures = reward_test.summary(reward_test.reward_test(settings, options.cases, options.prefill))
+    print(json.dumps(figures) if options.json else reward_test.as_text(figures))
+    return 1 if figures["mismatches"] else 0
+
+
+def _values(pairs: Sequence[str]) -> dict[str, object]:
+    """KEY=VALUE pairs; a value is read as YAML, so that 0.5, true and [1, 2] are what they look like."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"reward-test: expected KEY=VALUE, got {pair}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from grpo.advantages import advantages, gdpo
 from grpo.batch import Trajectory
 from grpo.losses.aggregation import sequence_weights
-from grpo.recipe import GrpoStage
-from grpo.types import Completion, Group, ScoredGroup, TokenSequence
+from grpo.recipe import GdpoAdvantage, GrpoStage
+from grpo.types import Completion, Group, Score, ScoredGroup, TokenSequence
 
 MaskReason = Literal["unscorable", "truncated"]
 
@@ -29,6 +30,27 @@ def part_matrix(scored: Sequence[ScoredGroup], reward: str) -> Tensor:
     """One reward's values (P, G) in float64; NaN where it does not apply or failed."""
     values = [[s.parts.get(reward) for s in group.scores] for group in scored]
     return torch.tensor([[math.nan if v is None else v for v in row] for row in values], dtype=torch.float64)
+
+
+def counted_tensor(scored: Sequence[ScoredGroup], names: Sequence[str]) -> Tensor:
+    """What each of R rewards counts as (R, P, G), in float64; NaN where it does not apply or nothing can be scored."""
+
+    def value(score: Score, name: str) -> float:
+        found = (score.counted or score.parts).get(name)
+        return math.nan if found is None or score.total is None else found
+
+    values = [[[value(score, name) for score in group.scores] for group in scored] for name in names]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def step_advantages(scored: Sequence[ScoredGroup], kl_PG: Tensor, stage: GrpoStage) -> Tensor:
+    """Advantages (P, G) of a step's scores, less the KL penalty that the recipe puts in the reward."""
+    if isinstance(stage.advantage, GdpoAdvantage):
+        counted = [reward for reward in stage.rewards if reward.weight]
+        rewards_RPG = counted_tensor(scored, [reward.shown_as for reward in counted])
+        weights_R = torch.tensor([reward.weight for reward in counted], dtype=torch.float64)
+        return gdpo(rewards_RPG, weights_R, stage.advantage.ddof, stage.advantage.epsilon)
+    return advantages(reward_matrix(scored) - stage.kl.beta * kl_PG, stage.advantage)
 
 
 def mask_reasons(scored: Sequence[ScoredGroup], mask_truncated: bool) -> list[list[MaskReason | None]]:

@@ -74,9 +74,7 @@ def _group_entry(scored: ScoredGroup) -> dict[str, Any]:
         "problem": group.problem.id,
         "prompt_ids": group.prompt_ids,
         "completions": [asdict(completion) for completion in group.completions],
-        "scores": [
-            {"total": score.total, "parts": dict(score.parts), "status": dict(score.status)} for score in scored.scores
-        ],
+        "scores": [asdict(score) for score in scored.scores],
     }
 
 

@@ -108,6 +108,7 @@ def sample_rows(
                 "tokens": len(completion.token_ids),
                 "rewards": dict(score.parts),
                 "status": dict(score.status),
+                "notes": dict(score.notes),
                 "total": score.total,
                 "advantage": advantage,
                 "weight_version": completion.weight_version,

@@ -5,7 +5,7 @@ A field's description says why its limits are what they are; error messages quot
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
@@ -115,19 +115,63 @@ class ProblemSettings(Settings):
         return self
 
 
+class Gate(Settings):
+    """A condition on another reward: what is gated counts as 0 where that reward is below `at_least`."""
+
+    reward: str
+    at_least: Number = 1.0
+
+
+def _gate_of_a_name(value: Any) -> Any:
+    """`only_if: format` says enough."""
+    return {"reward": value} if isinstance(value, str) else value
+
+
 class RewardSettings(Settings):
     """One reward: a built-in name, package.module:function or file.py:function."""
 
     name: str
+    label: str | None = Field(None, description="its name in figures and samples; left out, the function's")
     weight: Number = 1.0
     options: dict[str, Any] = Field({}, description="keyword arguments of the reward")
+    clip: tuple[Number, Number] | None = Field(None, description="the least and the most that it counts as")
+    only_if: Annotated[Gate, BeforeValidator(_gate_of_a_name)] | None = Field(
+        None, description="a reward that must be reached for this one to count: else it counts as 0"
+    )
+    isolate: bool = Field(False, description="call it in worker processes that are killed when they take too long")
+    seconds: Positive = Field(10.0, description="how long a call may take when isolate is on")
+    memory_gb: Positive = Field(4.0, description="address space of a worker when isolate is on")
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _pair_of_a_list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _clip_is_a_range(self) -> Self:
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            raise ValueError(f"clip must be the least and the most, got {list(self.clip)}")
+        return self
+
+    @property
+    def shown_as(self) -> str:
+        """The reward's name in figures, samples and other keys of the recipe."""
+        return self.label or self.name.rpartition(":")[2]
 
 
 def _check_reward(key: str, name: str, rewards: list[RewardSettings]) -> None:
     """A reward that a key names is one of the stage's own."""
-    known = [reward.name.rpartition(":")[2] for reward in rewards]
+    known = [reward.shown_as for reward in rewards]
     if name not in known:
         raise ValueError(f"{key} must name one of the rewards ({', '.join(known)}), got {name!r}")
+
+
+def _check_gates(rewards: list[RewardSettings]) -> None:
+    for reward in rewards:
+        if reward.only_if is not None:
+            _check_reward(f"only_if of {reward.shown_as}", reward.only_if.reward, rewards)
+            if reward.only_if.reward == reward.shown_as:
+                raise ValueError(f"only_if of {reward.shown_as} names itself: name another reward")
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -219,8 +263,16 @@ class ReinforcePlusPlusAdvantage(Settings):
     epsilon: NonNegative = 1e-8
 
 
+class GdpoAdvantage(Settings):
+    """GDPO: each reward normalised within its groups, then their weighted sum over the batch."""
+
+    kind: Literal["gdpo"]
+    ddof: Literal[0, 1] = 1
+    epsilon: NonNegative = 1e-4
+
+
 AdvantageSettings = Annotated[
-    GroupAdvantage | DrGrpoAdvantage | RlooAdvantage | BatchStdAdvantage | ReinforcePlusPlusAdvantage,
+    GroupAdvantage | DrGrpoAdvantage | RlooAdvantage | BatchStdAdvantage | ReinforcePlusPlusAdvantage | GdpoAdvantage,
     Field(discriminator="kind"),
     BeforeValidator(_grpo_unless_said),
 ]
@@ -396,6 +448,19 @@ class GrpoStage(TrainingSettings):
         return self
 
     @model_validator(mode="after")
+    def _gates_name_rewards(self) -> Self:
+        _check_gates(self.rewards)
+        return self
+
+    @model_validator(mode="after")
+    def _gdpo_has_no_kl_in_its_rewards(self) -> Self:
+        if isinstance(self.advantage, GdpoAdvantage) and self.kl.beta and self.kl.place == "reward":
+            raise ValueError(
+                "advantage gdpo normalises every reward by itself: put kl in the loss, or set its beta to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:
         if self.evaluation is not None and self.problems.held_out == 0:
             raise ValueError("evaluation needs held-out problems, got problems.held_out 0: raise it")
@@ -441,6 +506,7 @@ class EvaluateStage(EngineSettings):
     @model_validator(mode="after")
     def _reward_is_its_own(self) -> Self:
         _check_reward("accuracy", self.accuracy, self.rewards)
+        _check_gates(self.rewards)
         return self
 
 

@@ -14,7 +14,7 @@ from grpo.rewards.score import Scoring, score
 from grpo.rollout.collect import collect_everywhere
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
-from grpo.templates import Template, make_template
+from grpo.templates import Template, make_template, opened
 from grpo.types import Group, Problem
 
 
@@ -59,7 +59,8 @@ def judge(task: Task, groups: Sequence[Group], accelerator: Accelerator) -> Scor
     """Score groups with the task's rewards, on one process: a reward that times out would time out on some only."""
     verdict: list[Scoring | None] = [None]
     if accelerator.is_main_process:
-        verdict = [score(groups, task.rewards, task.template.prefill, task.conversational)]
+        prefill = opened(task.template, groups[0].problem) if groups else ""
+        verdict = [score(groups, task.rewards, prefill, task.conversational)]
     if accelerator.num_processes > 1:
         broadcast_object_list(verdict)
     assert verdict[0] is not None  # the main process has scored

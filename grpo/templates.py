@@ -56,6 +56,14 @@ def make_template(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase
     return Template(tokenizer, _renderer(settings, tokenizer), settings.prefill, leading_ids)
 
 
+def opened(template: Template, problem: Problem) -> str:
+    """What the prompt already says of the completion: the prefill, or a `<think>` that the template itself opens."""
+    if template.prefill:
+        return template.prefill
+    text = template.render(problem)
+    return text[len(text.rstrip()) - len("<think>") :] if text.rstrip().endswith("<think>") else ""
+
+
 def encode_example(
     template: Template, tokenizer: PreTrainedTokenizerBase, problem: Problem, completion: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,7 +4,7 @@ Problem -> Group (of Completions) -> ScoredGroup -> Batch
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -67,13 +67,17 @@ class Group:
 class Score:
     """The verdict on one completion.
 
-    `total` is the weighted sum of `parts`, or None when the completion cannot be scored: a reward failed on it, or
-    none applied. Such a completion is neither rewarded nor punished.
+    `parts` are what the rewards gave, `counted` what they count as once gates and bounds have had their say: empty
+    when it is the same. `total` is the weighted sum of what counts, or None when the completion cannot be scored: a
+    reward failed on it, or none applied. Such a completion is neither rewarded nor punished. `notes` are what rewards
+    say about how they came to their number: accuracy, which rule found the answer.
     """
 
     total: float | None
     parts: Mapping[str, float | None]
     status: Mapping[str, Status]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    counted: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""Whether the final answer is right: exact comparison first, and what is left to sympy in workers with a time limit."""
+"""Whether the final answer is right: exact comparison first, and what it leaves open in workers with a time limit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.rewards.equivalence import plain, same
-from grpo.rewards.extraction import free_answer, last_boxed, mathematical_answer
+from grpo.rewards.answers.compare import Tolerance
+from grpo.rewards.answers.judge import judged, trimmed
+from grpo.rewards.extraction import Answer, boxed_answer, free_answer, mathematical_answer
 from grpo.rewards.pool import run_all
 from grpo.rewards.symbolic import equivalent, within_limits
-from grpo.settings import Positive
+from grpo.rewards.verdict import Noted
+from grpo.settings import NonNegative, Positive
 
 Verdict = float | Exception
 """1 or 0 (or a task's own score), or why there is none: TimeoutError for a case that took too long."""
@@ -20,6 +22,7 @@ class _Open:
 
     fn: Callable[..., bool | float]
     arguments: tuple[Any, ...]
+    rule: str
 
 
 def accuracy(
@@ -27,18 +30,22 @@ def accuracy(
     reasoning_gym: Sequence[Mapping[str, Any] | None] | None = None,
     *,
     column: str = "answer",
-    seconds: Positive = 5.0,
+    seconds: Positive = 3.0,
+    absolute_tolerance: NonNegative = 0.0,
+    relative_tolerance: NonNegative = 0.0,
     **columns: Sequence[Any],
 ) -> list[Verdict]:
     """1 for a completion whose final answer equals the gold answer in `column`, else 0.
 
     A problem of a reasoning-gym task, with `reasoning_gym` = {"task": name, "entry": entry}, is scored by the task.
-    `seconds` limits every symbolic comparison. A gold answer that nobody can read is an error of that completion.
+    `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A gold answer
+    that nobody can read is an error of that completion. Every number is noted with the rule that found the answer.
     """
     golds = columns.get(column, [None] * len(completions))
     tasks = reasoning_gym or [None] * len(completions)
+    tolerance = Tolerance(absolute_tolerance, relative_tolerance)
     cases = [
-        _task_case(text, task) if task else _gold_case(text, gold)
+        _task_case(text, task) if task else _gold_case(text, gold, tolerance)
         for text, task, gold in zip(completions, tasks, golds, strict=True)
     ]
     return _settled(cases, seconds)
@@ -47,12 +54,16 @@ def accuracy(
 def _settled(cases: Sequence[Verdict | _Open], seconds: float) -> list[Verdict]:
     """Decide the open cases in workers. Completions of a group often agree, so each distinct call is made once."""
     distinct = {(case.fn, repr(case.arguments)): case for case in cases if isinstance(case, _Open)}
-    decided: dict[tuple[Callable[..., Any], str], Verdict] = {}
+    decided: dict[tuple[Callable[..., Any], str], Any] = {}
     for fn in dict.fromkeys(fn for fn, _ in distinct):
         keys = [key for key in distinct if key[0] is fn]
-        results = run_all(fn, [distinct[key].arguments for key in keys], seconds)
-        decided |= {k: r if isinstance(r, Exception) else float(r) for k, r in zip(keys, results, strict=True)}
-    return [decided[case.fn, repr(case.arguments)] if isinstance(case, _Open) else case for case in cases]
+        decided |= zip(keys, run_all(fn, [distinct[key].arguments for key in keys], seconds), strict=True)
+    return [_closed(case, decided) if isinstance(case, _Open) else case for case in cases]
+
+
+def _closed(case: _Open, decided: Mapping[tuple[Callable[..., Any], str], Any]) -> Verdict:
+    result = decided[case.fn, repr(case.arguments)]
+    return result if isinstance(result, Exception) else Noted(float(result), case.rule)
 
 
 def gold_text(gold: Any) -> str:
@@ -60,32 +71,45 @@ def gold_text(gold: Any) -> str:
 
     Raises ValueError when there is no answer in it.
     """
+    if isinstance(gold, list | tuple) and len(gold) == 1:
+        gold = gold[0]
     if gold is None or isinstance(gold, bool | Mapping | list | tuple):
         raise ValueError(f"gold answer must be a text or a number, got {type(gold).__name__}")
     text = str(gold).rpartition("####")[2].strip()
-    boxed = last_boxed(text)
-    text = boxed.strip() if boxed else text
+    boxed = boxed_answer(text)
+    text = boxed.strip() if boxed else text.removeprefix("<answer>").removesuffix("</answer>").strip()
     if not text:
         raise ValueError("gold answer is empty")
     return text
 
 
-def _gold_case(completion: str, gold: Any) -> Verdict | _Open:
+def _gold_case(completion: str, gold: Any, tolerance: Tolerance) -> Verdict | _Open:
     try:
         expected = gold_text(gold)
     except ValueError as error:
         return error
     answer = mathematical_answer(completion)
-    verdict = same(expected, answer.text) if answer else False
-    if answer is None or verdict is not None:
-        return float(bool(verdict))
+    if answer is None:
+        return Noted(0.0, "none")
+    return _compared(expected, answer, tolerance)
+
+
+def _compared(expected: str, answer: Answer, tolerance: Tolerance) -> Verdict | _Open:
+    verdict = judged(expected, answer.text, tolerance)
+    if verdict is not None:
+        return Noted(float(verdict), answer.rule)
     if not within_limits(expected):
         return ValueError(f"gold answer is too long or too deeply nested to be compared: {expected[:80]}")
-    return _Open(equivalent, (plain(expected), plain(answer.text))) if within_limits(answer.text) else 0.0
+    if not within_limits(answer.text):
+        return Noted(0.0, answer.rule)
+    arguments = (trimmed(expected), trimmed(answer.text), tolerance.absolute, tolerance.relative)
+    return _Open(equivalent, arguments, answer.rule)
 
 
 def _task_case(completion: str, task: Mapping[str, Any]) -> Verdict | _Open:
     from grpo.rewards.gym import gym_score
 
     answer = free_answer(completion)
-    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"]))) if answer else 0.0
+    if answer is None:
+        return Noted(0.0, "none")
+    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"])), answer.rule)

@@ -2,17 +2,32 @@
 
 Nature 2025 (2501.12948), eq. 7: Num(Words_target) / Num(Words); the paper leaves the segmentation open. Here a word is
 a run of letters of one script, and in scripts without spaces (Han, kana, Thai, ...) every letter is a word. A word is
-in the target language when its script is one of that language's, so languages of one script are not told apart.
+in the target language when its script is one of that language's. Where other languages share the script, lingua names
+the language of each sentence: its words count as that language's when lingua is sure of another one than the target.
 """
 
 import re
 import unicodedata
-from typing import Literal
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
 
-Language = Literal["en", "de", "fr", "es", "it", "pt", "zh", "ja", "ko", "ru", "uk", "el", "ar", "fa", "he", "hi", "th"]
+MIN_WORDS = 4
+"""Shorter sentences do not tell their language."""
+
+MAX_CHARS = 1000
+"""What lingua looks at of a text: its time grows with the length, its sureness no longer does."""
+
+SURE = 0.6
+"""The confidence from which lingua's word is taken."""
+
+Language = Literal[
+    "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "sv", "zh", "ja", "ko", "ru", "uk", "el", "ar",
+    "fa", "he", "hi", "th",
+]  # fmt: skip
 
 _SCRIPTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt"), ("LATIN",)),
+    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "sv"), ("LATIN",)),
     **dict.fromkeys(("ru", "uk"), ("CYRILLIC",)),
     **dict.fromkeys(("ar", "fa"), ("ARABIC",)),
     "zh": ("CJK",),
@@ -25,6 +40,7 @@ _SCRIPTS: dict[str, tuple[str, ...]] = {
 }
 _WITHOUT_SPACES = frozenset({"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"})
 
+_SENTENCE = re.compile(r"[.!?;:\n]+")
 _NOT_LANGUAGE = re.compile(
     r"```.*?(?:```|\Z)"  # code
     r"|`[^`\n]{1,500}`"
@@ -38,18 +54,89 @@ _NOT_LANGUAGE = re.compile(
 )
 
 
-def language(completion: str, *, target: Language = "en") -> float | None:
+def language(
+    completion: str,
+    prompt: str = "",
+    *,
+    target: Language | Literal["prompt"] = "en",
+    column: str | None = None,
+    identify: bool = True,
+    **columns: Any,
+) -> float | None:
     """The share of target-language words in the text between `<think>` tags, or in all of it when there are none.
 
-    LaTeX, code, URLs, tags and numbers are not words. None when there is no word at all.
+    The target is the value of `column` (a code such as "en") where that is given, or else `target`; "prompt" is the
+    language that the prompt is written in. LaTeX, code, URLs, tags and numbers are not words. None when there is no
+    word at all, or the prompt's language cannot be told. `identify=False` goes by scripts alone.
 
     >>> language("<think>we add 二 and two</think> 四")
     0.8
     """
-    scripts = word_scripts(_NOT_LANGUAGE.sub(" ", chain_of_thought(completion)))
+    wanted = columns.get(column) if column is not None else language_of(prompt) if target == "prompt" else target
+    if wanted is None:
+        return None
+    if wanted not in _SCRIPTS:
+        raise ValueError(f"expected a language of {', '.join(_SCRIPTS)}, got {wanted!r}")
+    text = _NOT_LANGUAGE.sub(" ", chain_of_thought(completion))
+    scripts = word_scripts(text)
     if not scripts:
         return None
-    return sum(script in _SCRIPTS[target] for script in scripts) / len(scripts)
+    foreign = foreign_words(text, wanted) if identify and _shares_its_script(wanted) else 0
+    return (sum(script in _SCRIPTS[wanted] for script in scripts) - foreign) / len(scripts)
+
+
+def language_of(text: str) -> str | None:
+    """The language that most words of a text are in; None when there is no word, or it cannot be told."""
+    text = _NOT_LANGUAGE.sub(" ", text)
+    scripts = word_scripts(text)
+    if not scripts:
+        return None
+    counts = {code: sum(script in own for script in scripts) for code, own in _SCRIPTS.items()}
+    most = max(counts.values())
+    likely = [code for code, count in counts.items() if count == most and most]
+    if "HIRAGANA" not in scripts and "KATAKANA" not in scripts and "zh" in likely:
+        return "zh"
+    return likely[0] if len(likely) == 1 else _named(text, likely) if likely else None
+
+
+def foreign_words(text: str, target: str) -> int:
+    """How many words of the target's script stand in sentences of another language.
+
+    Sentences that are too short, or of which lingua is not sure, are looked at together; in doubt they are right.
+    """
+    shared = [code for code, scripts in _SCRIPTS.items() if scripts == _SCRIPTS[target]]
+    found, open_words, open_sentences = 0, 0, []
+    for sentence in _SENTENCE.split(text):
+        words = sum(script in _SCRIPTS[target] for script in word_scripts(sentence))
+        named = _named(sentence, shared) if words >= MIN_WORDS else None
+        if named is None:
+            open_words += words
+            open_sentences.append(sentence)
+        elif named != target:
+            found += words
+    together = _named(" ".join(open_sentences), shared) if open_words >= MIN_WORDS else None
+    return found + open_words * (together not in (None, target))
+
+
+def _shares_its_script(code: str) -> bool:
+    return sum(scripts == _SCRIPTS[code] for scripts in _SCRIPTS.values()) > 1
+
+
+def _named(text: str, codes: Sequence[str]) -> str | None:
+    """The language that lingua names, or None where it is not sure."""
+    best = _detector(tuple(codes)).compute_language_confidence_values(text[:MAX_CHARS])[0]
+    if best.value < SURE:
+        return None
+    return str(best.language.iso_code_639_1.name).lower()
+
+
+@cache
+def _detector(codes: tuple[str, ...]) -> Any:
+    """Loading it takes seconds, so it is made when it is first needed."""
+    from lingua import IsoCode639_1, LanguageDetectorBuilder
+
+    known = [IsoCode639_1.from_str(code.upper()) for code in codes]
+    return LanguageDetectorBuilder.from_iso_codes_639_1(*known).build()
 
 
 def chain_of_thought(text: str) -> str:
@@ -70,16 +157,22 @@ def word_scripts(text: str) -> list[str]:
     words = []
     current = ""
     for char in text:
-        if unicodedata.category(char)[0] == "M" or (current and char in "'’"):
+        script = _script(char)
+        if script == _MARK or (current and char in "'’"):
             continue  # a mark or an apostrophe belongs to the word it stands in
-        script = _script(char) if char.isalpha() else ""
         if script and (script != current or script in _WITHOUT_SPACES):
             words.append(script)
         current = script
     return words
 
 
-def _script(letter: str) -> str:
-    """The first word of a letter's name; FULLWIDTH LATIN and HALFWIDTH KATAKANA carry it second."""
-    first, _, rest = unicodedata.name(letter, "UNKNOWN").partition(" ")
+_MARK = "a mark"
+
+
+@cache
+def _script(char: str) -> str:
+    """The first word of a letter's name; FULLWIDTH LATIN and HALFWIDTH KATAKANA carry it second. Of no letter, none."""
+    if not char.isalpha():
+        return _MARK if unicodedata.category(char)[0] == "M" else ""
+    first, _, rest = unicodedata.name(char, "UNKNOWN").partition(" ")
     return rest.partition(" ")[0] if first in ("FULLWIDTH", "HALFWIDTH") else first

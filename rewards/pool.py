@@ -12,11 +12,13 @@ import resource
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -27,8 +29,14 @@ GRACE = 2.0
 PATIENCE = 60.0
 """Seconds without any result after which the pool itself counts as broken: starting workers may take many."""
 
+WORKERS = os.cpu_count() or 1
+"""Processes; a pool that runs keeps its own."""
+
 MAX_BYTES = 2 * 2**30
 """Address space of a worker. sympy and math-verify need 0.2 GiB; an expression that wants more is not an answer."""
+
+_OUT_OF_MEMORY = 77
+"""The exit code of a worker that wanted more."""
 
 
 class WorkerError(Exception):
@@ -39,19 +47,22 @@ class _Broken(Exception):
     """The pool broke before the call ended; the call deserves another try."""
 
 
-def run_all(fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
-    """Call `fn` on every argument tuple in worker processes, each call for at most `seconds`.
+def run_all(
+    fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float, max_bytes: int = MAX_BYTES
+) -> list[Any]:
+    """Call `fn` on every argument tuple in worker processes, each for at most `seconds` and in `max_bytes` of memory.
 
-    Returns, in order, what each call returned, or in its place a TimeoutError or a WorkerError. `fn` and its arguments
-    are pickled, so `fn` stands at the top of a module (not of the script that runs). Any thread may call this; one
-    batch is worked on at a time.
+    Returns, in order, what each call returned, or in its place a TimeoutError (it took too long, or wanted too much
+    memory: its worker is killed and replaced) or a WorkerError (it raised, or its worker was killed). `fn` and its
+    arguments are pickled, so `fn` stands at the top of a module (not of the script that runs). Any thread may call
+    this; one batch is worked on at a time.
     """
     if not arguments:
         return []
     with _lock:
-        results = _attempt(fn, arguments, seconds)
+        results = _attempt(fn, arguments, seconds, max_bytes)
         again = [i for i, result in enumerate(results) if isinstance(result, _Broken)]
-        retried = _attempt(fn, [arguments[i] for i in again], seconds) if again else []
+        retried = _attempt(fn, [arguments[i] for i in again], seconds, max_bytes) if again else []
     for i, result in zip(again, retried, strict=True):
         results[i] = WorkerError("the worker pool broke twice") if isinstance(result, _Broken) else result
     return results
@@ -88,10 +99,11 @@ os.register_at_fork(after_in_child=_forget)
 atexit.register(stop)
 
 
-def _attempt(fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
+def _attempt(fn: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], seconds: float, max_bytes: int) -> list[Any]:
     pool = _running_pool()
+    limits = seconds, max_bytes
     try:
-        futures = [pool.schedule(_limited, (fn, args, seconds), timeout=seconds + GRACE) for args in arguments]
+        futures = [pool.schedule(_limited, (fn, args, *limits), timeout=seconds + GRACE) for args in arguments]
     except RuntimeError:  # an idle worker was killed, which ends a pebble pool
         stop()
         return [_Broken()] * len(arguments)
@@ -103,7 +115,7 @@ def _running_pool() -> ProcessPool:
     if _pool is not None and not _pool.active:
         stop()
     if _pool is None:
-        _pool = ProcessPool(max_workers=os.cpu_count() or 1, initializer=_prepare_worker, context=_Context())
+        _pool = ProcessPool(max_workers=WORKERS, initializer=_prepare_worker, context=_Context())
     return _pool
 
 
@@ -119,8 +131,11 @@ def _result(pool: ProcessPool, future: Future[Any], seconds: float) -> Any:
     except TimeoutError:
         return _timed_out(seconds)
     except ProcessExpired as error:
-        killed_by_alarm = error.exitcode == -signal.SIGALRM
-        return _timed_out(seconds) if killed_by_alarm else WorkerError(f"worker died, exit code {error.exitcode}")
+        if error.exitcode == -signal.SIGALRM:
+            return _timed_out(seconds)
+        if error.exitcode == _OUT_OF_MEMORY:
+            return TimeoutError("no result within its limit of memory")
+        return WorkerError(f"worker died, exit code {error.exitcode}")
     except (BrokenProcessPool, CancelledError):
         return _Broken()
     except Exception as error:  # an argument or a result that cannot be pickled
@@ -169,23 +184,37 @@ spawn.get_preparation_data = _omit_main(spawn.get_preparation_data)  # type: ign
 
 
 def _prepare_worker() -> None:
-    """Limit the memory, and import what the calls use, so that no call pays for it."""
+    """Import what the calls use, so that no call's time pays for it."""
+    import math_verify  # noqa: F401
+
     import grpo.rewards.symbolic  # noqa: F401
 
     logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-def _limited(fn: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> tuple[bool, Any]:
+def _limited(fn: Callable[..., Any], args: tuple[Any, ...], seconds: float, max_bytes: int) -> tuple[bool, Any]:
     """Whether `fn` returned, and what, or the sentence of its error: an exception of a user may not unpickle.
 
-    The alarm's default action kills the process in whatever it is doing.
+    The alarm's default action kills the process in whatever it is doing. After a MemoryError the process is in no state
+    to be kept.
     """
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (max_bytes if hard < 0 else min(max_bytes, hard), hard))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return True, fn(*args)
+    except MemoryError:
+        os._exit(_OUT_OF_MEMORY)
     except Exception as error:
-        return False, f"{type(error).__name__}: {str(error)[:500]}"
+        return False, f"{type(error).__name__}: {str(error)[:500]}{_where(error)}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _where(error: Exception) -> str:
+    """The line of the called function's file that raised."""
+    here = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""

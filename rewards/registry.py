@@ -3,7 +3,7 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from grpo.plugins import load_object
 from grpo.recipe import RewardSettings
 from grpo.rewards.accuracy import accuracy
+from grpo.rewards.asynchronous import run_async
 from grpo.rewards.format import format_reward
+from grpo.rewards.isolated import call_all
 from grpo.rewards.language import language
-from grpo.rewards.length import length, overlong
+from grpo.rewards.length import length, overlong, repetition
+from grpo.rewards.remote import remote
 from grpo.types import UserError
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
@@ -23,6 +26,8 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "language": language,
     "length": length,
     "overlong": overlong,
+    "repetition": repetition,
+    "remote": remote,
 }
 """Their options are keyword-only parameters; the other parameters are what they judge."""
 
@@ -34,12 +39,17 @@ RESERVED_NAMES = ("mean", "std")
 """`reward/mean` and `reward/std` are figures of the total."""
 
 
+Many = Callable[[Sequence[Mapping[str, Any]]], Sequence[Any]]
+
+
 @dataclass(frozen=True)
 class Reward:
     """A reward, ready to be called with keywords.
 
     `batched` rewards get lists, others one completion. `accepts` are the parameters, None for any. `needs` are the
     columns it cannot do without: one of each tuple. `messages`: whether a batched reward gets chat messages or texts.
+    `many` makes the calls of a reward that gets one completion all at once, where it can: in processes, or
+    asynchronously. `clip` bounds what it counts as; `gate` is the reward it depends on and the least of that.
     """
 
     name: str
@@ -49,6 +59,9 @@ class Reward:
     messages: Literal["always", "never", "as_run"]
     accepts: frozenset[str] | None
     needs: tuple[tuple[str, ...], ...]
+    many: Many | None = None
+    clip: tuple[float, float] | None = None
+    gate: tuple[str, float] | tuple[()] = ()
 
 
 def load_rewards(settings: Sequence[RewardSettings]) -> tuple[Reward, ...]:
@@ -58,7 +71,8 @@ def load_rewards(settings: Sequence[RewardSettings]) -> tuple[Reward, ...]:
     twice = [s.name for s, name in zip(settings, names, strict=True) if names.count(name) > 1]
     if twice:
         raise UserError(
-            f"rewards: {' and '.join(twice)} have the same name: rename a function, figures are kept by name"
+            f"rewards: {' and '.join(twice)} have the same name: rename a function or give one a label, figures are "
+            "kept by name"
         )
     return rewards
 
@@ -72,20 +86,79 @@ def load_reward(settings: RewardSettings) -> Reward:
     Raises:
         UserError: no such reward, not a function a reward can be, or an option it does not take.
     """
+    if settings.shown_as in RESERVED_NAMES:
+        raise UserError(
+            f"reward {settings.name}: reward/mean and reward/std are figures of the total: rename the function, or "
+            "give it a label"
+        )
     built_in = settings.name in BUILT_IN
-    fn = BUILT_IN[settings.name] if built_in else _load(settings.name)
+    found = BUILT_IN[settings.name] if built_in else _load(settings.name)
+    given = settings
+    settings, fn = _instance(settings, found) if inspect.isclass(found) else (settings, found)
     parameters = _parameters(settings.name, fn)
     batched = "completion" not in parameters
     _check_options(settings, parameters, built_in, fn)
+    bound = functools.partial(fn, **settings.options)
+    call, many = _ways_to_call(given, found, bound, batched)
     return Reward(
-        name=settings.name if built_in else settings.name.rpartition(":")[2],
+        name=settings.shown_as,
         weight=settings.weight,
-        call=functools.partial(fn, **settings.options),
+        call=call,
         batched=batched,
         messages="never" if built_in else "always" if _is_trl(fn) else "as_run",
         accepts=None if _takes_any(fn) else frozenset(parameters),
         needs=_needs(settings, parameters, BATCH_COLUMNS if batched else SINGLE_COLUMNS),
+        many=many,
+        clip=settings.clip,
+        gate=(settings.only_if.reward, settings.only_if.at_least) if settings.only_if else (),
     )
+
+
+def _instance(settings: RewardSettings, made_from: type) -> tuple[RewardSettings, Callable[..., Any]]:
+    """The object of a class, made with the options: it keeps its state for as long as the run goes on."""
+    known = inspect.signature(made_from).parameters
+    unknown = [option for option in settings.options if option not in known and not _takes_any(made_from)]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]}" if close else f"it takes {', '.join(known) or 'none'}"
+        raise UserError(f"reward {settings.name}: has no option {unknown[0]}: {hint}")
+    try:
+        made = made_from(**settings.options)
+    except Exception as error:
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"reward {settings.name}: making it raised {type(error).__name__}: {what}: correct it or its options"
+        ) from error
+    if not callable(made):
+        raise UserError(f"reward {settings.name}: its objects cannot be called: define __call__")
+    return settings.model_copy(update={"options": {}}), made
+
+
+def _ways_to_call(
+    settings: RewardSettings, found: Any, call: Callable[..., Any], batched: bool
+) -> tuple[Callable[..., Any], Many | None]:
+    """How one call is made, and how many are."""
+    if settings.isolate:
+        if settings.name in BUILT_IN or _is_async(found):
+            raise UserError(
+                f"reward {settings.name}: isolate is for functions of your own that are not async: leave it out"
+            )
+        many = functools.partial(_isolated, settings)
+        return lambda **arguments: many([arguments])[0], None if batched else many
+    if _is_async(call.func if isinstance(call, functools.partial) else call):
+        return lambda **arguments: run_async(call, [arguments])[0], None if batched else functools.partial(
+            run_async, call
+        )
+    return call, None
+
+
+def _isolated(settings: RewardSettings, calls: Sequence[Mapping[str, Any]]) -> list[Any]:
+    options = settings.options
+    return call_all(settings.name, options, calls, settings.seconds, int(settings.memory_gb * 2**30))
+
+
+def _is_async(fn: Any) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def check_columns(reward: Reward, columns: Collection[str]) -> None:
@@ -104,17 +177,12 @@ def _load(name: str) -> Callable[..., Any]:
         hint = f"did you mean {close[0]}" if close else f"built-in are {', '.join(BUILT_IN)}"
         raise UserError(f"reward {name}: no such reward: {hint}; your own is path/to/file.py:function")
     fn = load_object(name)
-    if name.rpartition(":")[2] in RESERVED_NAMES:
-        raise UserError(f"reward {name}: reward/mean and reward/std are figures of the total: rename the function")
-    if not callable(fn) or inspect.isclass(fn):
-        raise UserError(f"reward {name}: expected a function, got {_kind(fn)}: name a function, or an object to call")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
-        raise UserError(f"reward {name}: an async function cannot be a reward: write it with def")
+    if not callable(fn):
+        raise UserError(
+            f"reward {name}: expected a function, got {type(fn).__name__}: name a function, a class, or an object to "
+            "call"
+        )
     return fn
-
-
-def _kind(fn: Any) -> str:
-    return f"the class {fn.__name__}" if inspect.isclass(fn) else type(fn).__name__
 
 
 def _parameters(name: str, fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -159,6 +227,8 @@ def _check_value(name: str, option: str, value: Any, annotation: Any) -> None:
 def _needs(
     settings: RewardSettings, parameters: dict[str, inspect.Parameter], given: frozenset[str]
 ) -> tuple[tuple[str, ...], ...]:
+    if settings.name == "language" and settings.options.get("column"):
+        return ((settings.options["column"],),)
     if settings.name == "accuracy":
         return ((settings.options.get("column", "answer"), "reasoning_gym"),)
     required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]

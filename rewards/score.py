@@ -3,11 +3,13 @@
 import math
 import statistics
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from grpo.rewards.pool import WorkerError
 from grpo.rewards.registry import Reward
+from grpo.rewards.verdict import Noted
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup, Status
 
 
@@ -43,6 +45,7 @@ class _Verdict:
     value: float | None
     status: Status
     message: str = ""
+    note: str | None = None
 
 
 def score(
@@ -55,8 +58,9 @@ def score(
     `conversational` (the run's template is a chat) makes prompts and completions of batched rewards chat messages;
     TRL's own functions always get messages. A batched reward may return an exception in place of one number.
 
-    `Score.total` is the weighted sum of the rewards that apply. It is None when a reward with a weight other than 0
-    failed, or when none applies. Rewards with weight 0 are shown and never counted.
+    `Score.total` is the weighted sum of the rewards that apply, each clipped to its bounds, and 0 where the reward
+    that it is gated by applies and is not reached. It is None when a reward with a weight other than 0 failed, or the
+    gate of one, or when none applies. Rewards with weight 0 are shown and never counted.
     """
     samples = [_Sample(g.problem, c, prefill + c.text) for g in groups for c in g.completions]
     columns = [_verdicts(reward, samples, conversational) for reward in rewards]
@@ -90,19 +94,40 @@ def reward_figures(groups: Iterable[ScoredGroup]) -> dict[str, float]:
 
 
 def _total(rewards: Sequence[Reward], row: Sequence[_Verdict]) -> Score:
-    counted = [(reward.weight, verdict) for reward, verdict in zip(rewards, row, strict=True) if reward.weight]
-    failed = any(verdict.status in ("error", "timeout") for _, verdict in counted)
-    parts = [weight * verdict.value for weight, verdict in counted if verdict.value is not None]
+    verdicts = {reward.name: verdict for reward, verdict in zip(rewards, row, strict=True)}
+    needed = {name for reward in rewards if reward.weight for name in (reward.name, *reward.gate[:1])}
+    failed = any(verdicts[name].status in ("error", "timeout") for name in needed)
+    counted = {reward.name: _counted(reward, verdicts) for reward in rewards}
+    sums = [r.weight * value for r in rewards if r.weight and (value := counted[r.name]) is not None]
+    shaped = any(reward.clip or reward.gate for reward in rewards)
     return Score(
-        total=None if failed or not parts else math.fsum(parts),
-        parts={reward.name: verdict.value for reward, verdict in zip(rewards, row, strict=True)},
-        status={reward.name: verdict.status for reward, verdict in zip(rewards, row, strict=True)},
+        total=None if failed or not sums else math.fsum(sums),
+        parts={name: verdict.value for name, verdict in verdicts.items()},
+        status={name: verdict.status for name, verdict in verdicts.items()},
+        notes={name: verdict.note for name, verdict in verdicts.items() if verdict.note is not None},
+        counted=counted if shaped else {},
     )
+
+
+def _counted(reward: Reward, verdicts: Mapping[str, _Verdict]) -> float | None:
+    """What a reward counts as. A gate that does not apply is open."""
+    value = verdicts[reward.name].value
+    if value is None:
+        return None
+    if reward.gate:
+        name, at_least = reward.gate
+        reached = verdicts[name].value
+        if reached is not None and reached < at_least:
+            return 0.0
+    return min(max(value, reward.clip[0]), reward.clip[1]) if reward.clip else value
 
 
 def _verdicts(reward: Reward, samples: Sequence[_Sample], conversational: bool) -> list[_Verdict]:
     if not reward.batched:
-        return [_guarded(reward, _single(reward, sample), 1)[0] for sample in samples]
+        calls = [_single(reward, sample) for sample in samples]
+        if reward.many is not None:
+            return [_verdict(value) for value in _guarded_many(reward.many, calls)]
+        return [_guarded(reward, call, 1)[0] for call in calls]
     chat = reward.messages == "always" or (reward.messages == "as_run" and conversational)
     return _guarded(reward, _batch(reward, samples, chat), len(samples)) if samples else []
 
@@ -111,12 +136,21 @@ def _guarded(reward: Reward, arguments: dict[str, Any], count: int) -> list[_Ver
     """The one boundary behind which a reward may do what it likes."""
     try:
         returned = reward.call(**arguments)
+        if isinstance(returned, Exception):
+            return [_failure(returned)] * count
         values = list(returned) if reward.batched else [returned]
     except Exception as error:
         return [_failure(error)] * count
     if len(values) != count:
         return [_Verdict(None, "error", f"returned {len(values)} rewards for {count} completions")] * count
     return [_verdict(value) for value in values]
+
+
+def _guarded_many(many: Callable[[Sequence[dict[str, Any]]], Sequence[Any]], calls: Sequence[dict[str, Any]]) -> Any:
+    try:
+        return many(calls) if calls else []
+    except Exception as error:
+        return [error] * len(calls)
 
 
 def _verdict(value: Any) -> _Verdict:
@@ -130,7 +164,7 @@ def _verdict(value: Any) -> _Verdict:
         number = math.nan
     if not math.isfinite(number):
         return _Verdict(None, "error", f"expected a finite number or None, got {repr(value)[:100]}")
-    return _Verdict(number, "ok")
+    return _Verdict(number, "ok", note=value.note if isinstance(value, Noted) else None)
 
 
 def _failure(error: Exception) -> _Verdict:
@@ -139,7 +173,8 @@ def _failure(error: Exception) -> _Verdict:
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     status: Status = "timeout" if isinstance(error, TimeoutError) else "error"
-    return _Verdict(None, status, f"{type(error).__name__}: {error}{where}")
+    said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+    return _Verdict(None, status, f"{said}{where}")
 
 
 def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:

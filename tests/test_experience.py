@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,10 +8,18 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Trajectory
-from grpo.experience import has_entropy_bonus, mask_reasons, minibatches, part_matrix, reward_matrix
+from grpo.experience import (
+    has_entropy_bonus,
+    mask_reasons,
+    minibatches,
+    part_matrix,
+    reward_matrix,
+    step_advantages,
+)
 from grpo.recipe import GrpoStage
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 
+VECTORS = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))["vectors"]
 NO_KL = {"kl": {"beta": 0}}
 
 
@@ -145,3 +155,34 @@ def test_nan_never_becomes_an_advantage_of_a_trajectory() -> None:
     groups = [scored(0, [1.0, None])]
     (kept,) = learned(groups, torch.tensor([[1.0, math.nan]]), stage())
     assert owners(kept) == [0]
+
+
+def scored_parts(
+    parts: list[dict[str, float | None]], counted: list[dict[str, float | None]] | None = None
+) -> ScoredGroup:
+    completions = tuple(Completion("", (1,), (0.0,), "stop", 0) for _ in parts)
+    group = Group(Problem("p", "", {}), (1,), completions)
+    shaped = counted or [{} for _ in parts]
+    return ScoredGroup(group, tuple(Score(1.0, one, {}, {}, own) for one, own in zip(parts, shaped, strict=True)))
+
+
+def gdpo_stage(**weights: float) -> GrpoStage:
+    rewards = [{"name": name, "weight": weight} for name, weight in weights.items()]
+    return stage(rewards=rewards, advantage={"kind": "gdpo"})
+
+
+def test_gdpo_normalises_every_reward_by_itself_as_in_the_golden_vector() -> None:
+    vector = VECTORS["adv.gdpo"]
+    values = vector["inputs"]["rewards"]
+    parts = [{"accuracy": a, "format": f} for a, f in zip(values["acc"], values["format"], strict=True)]
+    found = step_advantages([scored_parts(parts)], torch.zeros(1, 4), gdpo_stage(accuracy=1.0, format=1.0))
+    assert found[0].tolist() == pytest.approx(vector["expected"]["advantages"], abs=1e-9)
+
+
+def test_gdpo_takes_what_counts_and_leaves_out_weight_0() -> None:
+    parts: list[dict[str, float | None]] = [{"accuracy": 1.0, "format": 9.0}, {"accuracy": 1.0, "format": 7.0}]
+    gated: list[dict[str, float | None]] = [{"accuracy": 1.0, "format": 9.0}, {"accuracy": 0.0, "format": 7.0}]
+    stage = gdpo_stage(accuracy=1.0, format=0.0)
+    first, second = step_advantages([scored_parts(parts, gated)], torch.zeros(1, 2), stage)[0].tolist()
+    assert first == -second > 0
+    assert step_advantages([scored_parts(parts)], torch.zeros(1, 2), stage)[0].tolist() == [0.0, 0.0]

@@ -24,7 +24,9 @@ FLOORS = [
     },
     {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
-    {"grpo.preflight", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli"},
+    {
+        "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+    },
 ]  # fmt: skip
 
 

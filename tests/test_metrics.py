@@ -107,6 +107,7 @@ def test_sample_rows_describe_every_completion():
         "tokens": 2,
         "rewards": {"accuracy": 1.0},
         "status": {"accuracy": "ok"},
+        "notes": {},
         "total": 1.0,
         "advantage": 0.5,
         "weight_version": 6,

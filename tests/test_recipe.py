@@ -7,6 +7,7 @@ from grpo import recipe
 from grpo.recipe import (
     EntropySettings,
     EvaluateStage,
+    Gate,
     GrpoLoss,
     GrpoStage,
     KlSettings,
@@ -117,3 +118,33 @@ def test_a_stage_is_of_the_kind_that_it_says() -> None:
     kinds = [type(TypeAdapter[Any](Stage).validate_python(said)) for said in (SFT, GRPO, EVALUATE)]
     assert kinds == [SftStage, GrpoStage, EvaluateStage]
     assert GrpoStage.model_validate(GRPO).loss == GrpoLoss()
+
+
+def rewards_of(*rewards: dict[str, Any], **values: Any) -> GrpoStage:
+    basis = {"kind": "grpo", "lr": 1, "steps": 1, "problems": {"path": "p"}, "rewards": list(rewards)}
+    return GrpoStage.model_validate(basis | values)
+
+
+def test_a_gate_may_be_a_name() -> None:
+    stage = rewards_of({"name": "accuracy", "only_if": "format", "clip": [0, 1]}, {"name": "format"})
+    assert stage.rewards[0].only_if == Gate(reward="format", at_least=1.0)
+    assert stage.rewards[0].clip == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "values", "reason"),
+    [
+        ([{"name": "accuracy", "only_if": "form"}], {}, "only_if of accuracy must name one of the rewards"),
+        ([{"name": "accuracy", "only_if": "accuracy"}], {}, "only_if of accuracy names itself"),
+        ([{"name": "accuracy", "clip": [1, 0]}], {}, "clip must be the least and the most"),
+        ([{"name": "accuracy"}], {"advantage": {"kind": "gdpo"}, "kl": {"place": "reward"}}, "put kl in the loss"),
+    ],
+)
+def test_rewards_that_do_not_fit_together(rewards: list[dict[str, Any]], values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        rewards_of(*rewards, **values)
+
+
+def test_a_label_names_a_reward_everywhere() -> None:
+    stage = rewards_of({"name": "my.py:judge", "label": "mine"}, evaluation={"accuracy": "mine"})
+    assert stage.evaluation is not None

@@ -1,8 +1,8 @@
 import pytest
 
 from grpo.rewards.format import format_reward
-from grpo.rewards.language import language, word_scripts
-from grpo.rewards.length import length, overlong
+from grpo.rewards.language import language, language_of, word_scripts
+from grpo.rewards.length import length, overlong, repetition
 
 BOTH = "<think>2+2</think><answer>4</answer>"
 
@@ -78,3 +78,73 @@ def test_overlong_is_eq_13_of_dapo() -> None:
 
 def test_length_falls_evenly_behind_its_target() -> None:
     assert [length("", n, target=100, buffer=50) for n in (0, 100, 125, 150, 500)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "credit"),
+    [
+        (BOTH, 1.0),
+        ("<think>2+2</think><answer>4", 0.7),
+        ("<think>2+2</think> 4", 0.5),
+        ("<think>2+2", 0.3),
+        ("<think>2</think><think>2</think><answer>4</answer>", 0.5),
+        ("Well: <answer>4</answer>", 0.4),
+        ("<answer>4</answer><think>2+2</think>", 0.4),
+        ("4", 0.0),
+    ],
+)
+def test_graded_gives_a_tenth_for_the_start_and_two_for_every_tag(text: str, credit: float) -> None:
+    assert format_reward(text, graded=True) == pytest.approx(credit)
+
+
+def test_graded_in_two_tags() -> None:
+    assert format_reward("<think>2+2</think> 4", mode="think_text", graded=True) == 1.0
+    assert format_reward("<think>2+2", mode="think_text", graded=True) == pytest.approx(0.5)
+
+
+FRENCH = "Nous avons deux pommes et trois poires dans le panier."
+ENGLISH = "We have two apples and three pears in the basket."
+
+
+def test_languages_of_one_script_are_told_apart_by_the_sentence() -> None:
+    assert language(f"<think>{ENGLISH} {FRENCH}</think>") == pytest.approx(0.5)
+    assert language(FRENCH) == 0.0
+    assert language(FRENCH, target="fr") == 1.0
+    assert language(FRENCH, identify=False) == 1.0
+
+
+def test_short_sentences_are_looked_at_together_and_right_in_doubt() -> None:
+    assert language("So 4 and 5. Then 9. And 11. Wait. No.") == 1.0
+
+
+def test_the_target_is_the_prompts_language_or_a_columns() -> None:
+    assert language(FRENCH, "Combien de fruits avons-nous dans le panier ?", target="prompt") == 1.0
+    assert language(ENGLISH, "Combien de fruits avons-nous dans le panier ?", target="prompt") == 0.0
+    assert language("我们有苹果", "有多少水果？", target="prompt") == 1.0
+    assert language(ENGLISH, "1+1=", target="prompt") is None
+    assert language(FRENCH, column="lang", lang="fr") == 1.0
+    assert language(FRENCH, column="lang", lang=None) is None
+    with pytest.raises(ValueError, match="expected a language of en, de"):
+        language(FRENCH, column="lang", lang="xx")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("12 + 3", None),
+        ("いくつですか", "ja"),
+        ("有多少", "zh"),
+        ("얼마나", "ko"),
+        ("How many apples are there?", "en"),
+    ],
+)
+def test_the_language_of_a_prompt(text: str, code: str | None) -> None:
+    assert language_of(text) == code
+
+
+def test_repetition_is_the_share_of_repeated_runs_of_words() -> None:
+    assert repetition("we add two and three and get five") == 0.0
+    assert repetition("wait " * 200) == pytest.approx(-1.0)
+    assert repetition("a b c d " * 2 + "e", n=4, allowed=0.0) == pytest.approx(-(1 / 6) / 0.9, abs=1e-6)
+    assert repetition("我们" * 100) == pytest.approx(-1.0)
+    assert repetition("") == 0.0

@@ -1,3 +1,5 @@
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from grpo.types import Completion, Group, Problem, UserError
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_reward.py"
 
 SOURCE = """\
+import asyncio
+import os
+
 class Judge:
     def __call__(self, completions, answer, scale=1.0):
         return [scale * (a in c) for c, a in zip(completions, answer)]
@@ -25,7 +30,44 @@ def positional(completion, /): return 1.0
 def nothing(): return 1.0
 def mean(completion): return 1.0
 def accuracy(completion): return 1.0
-async def later(completion): return 1.0
+
+async def later(completion):
+    await asyncio.sleep(0.2)
+    if completion == "bad":
+        raise ValueError("no")
+    return float(len(completion))
+
+async def later_batch(completions):
+    await asyncio.sleep(0)
+    return [float(len(c)) for c in completions]
+
+class Counter:
+    def __init__(self, step=1):
+        self.step, self.seen = 0 + step, 0
+
+    def __call__(self, completion):
+        self.seen += self.step
+        return self.seen
+
+class Mute:
+    pass
+
+def forever(completion):
+    while completion == "hang":
+        pass
+    if completion == "die":
+        os._exit(3)
+    if completion == "eat":
+        bytes(8 * 2**30)
+    return float(len(completion))
+
+def forever_batch(completions, answer):
+    while "hang" in completions:
+        pass
+    return [float(len(c)) for c in completions]
+
+def where(completion):
+    raise ValueError("cannot judge")
 """
 
 
@@ -82,12 +124,13 @@ def test_the_example_is_a_reward() -> None:
         ("no_such_package:judge", {}, "no module named no_such_package"),
         ("{file}:jugde", {}, "did you mean judge"),
         ("{file}:number", {}, "expected a function, got int"),
-        ("{file}:Judge", {}, "expected a function, got the class Judge"),
+        ("{file}:Counter", {"stepp": 2}, "has no option stepp: did you mean step"),
+        ("{file}:Counter", {"step": "x"}, "making it raised TypeError"),
+        ("{file}:Mute", {}, "its objects cannot be called: define __call__"),
         ("{file}:wrong", {}, r"expected a first parameter completion .* got \(text\): rename the parameter"),
         ("{file}:positional", {}, "expected a first parameter completion"),
         ("{file}:nothing", {}, r"got \(\)"),
-        ("{file}:later", {}, "an async function cannot be a reward"),
-        ("{file}:mean", {}, "rename the function"),
+        ("{file}:mean", {}, "rename the function, or give it a label"),
         ("{file}:judge", {"sacle": 1}, "has no option sacle: did you mean scale"),
         ("{file}:judge", {"completions": []}, "has no option completions"),
         ("accuracy", {"colum": "a"}, "has no option colum: did you mean column"),
@@ -129,3 +172,68 @@ def test_columns_that_suffice(file: Path) -> None:
     check_columns(load_reward(RewardSettings(name="accuracy", options={"column": "gold"})), {"gold"})
     check_columns(load_reward(RewardSettings(name="language")), set())
     check_columns(load_reward(RewardSettings(name=f"{file}:anything")), set())
+
+
+def test_a_class_keeps_its_state_and_is_made_with_the_options(file: Path) -> None:
+    reward = load_reward(RewardSettings(name=f"{file}:Counter", options={"step": 2}))
+    assert reward.name == "Counter"
+    for expected in ([2, 4], [6, 8]):
+        scored = score(groups("a", "b"), [reward])
+        assert [one.total for one in scored.groups[0].scores] == expected
+
+
+def test_an_async_reward_judges_all_completions_at_once(file: Path) -> None:
+    texts = [*("x" * n for n in range(1, 20)), "bad"]
+    start = time.perf_counter()
+    scored = score(groups(*texts), [load_reward(RewardSettings(name=f"{file}:later"))])
+    assert time.perf_counter() - start < 2
+    assert [one.total for one in scored.groups[0].scores] == [*map(float, range(1, 20)), None]
+    (failure,) = scored.failures
+    assert (failure.completion, failure.status) == ("bad", "error")
+    assert "ValueError: no at " in failure.message
+    assert totals(RewardSettings(name=f"{file}:later_batch"), "a", "bc") == [1.0, 2.0]
+
+
+def test_an_async_reward_works_where_a_loop_already_runs(file: Path) -> None:
+    async def notebook() -> list[float | None]:
+        return totals(RewardSettings(name=f"{file}:later"), "a", "bc")
+
+    assert asyncio.run(notebook()) == [1.0, 2.0]
+
+
+def test_an_isolated_reward_can_hang_die_or_eat_and_costs_only_its_own_case(file: Path) -> None:
+    reward = load_reward(RewardSettings(name=f"{file}:forever", isolate=True, seconds=1.0, memory_gb=2))
+    scored = score(groups("a", "hang", "die", "eat", "bc"), [reward])
+    assert [one.status["forever"] for one in scored.groups[0].scores] == ["ok", "timeout", "error", "timeout", "ok"]
+    assert [one.total for one in scored.groups[0].scores] == [1.0, None, None, None, 2.0]
+
+
+def test_an_isolated_batch_is_one_call(file: Path) -> None:
+    settings = RewardSettings(name=f"{file}:forever_batch", isolate=True, seconds=1.0)
+    assert totals(settings, "a", "bc", answer="4") == [1.0, 2.0]
+    scored = score(groups("a", "hang", answer="4"), [load_reward(settings)])
+    assert [one.status["forever_batch"] for one in scored.groups[0].scores] == ["timeout", "timeout"]
+
+
+def test_an_isolated_class_keeps_its_options(file: Path) -> None:
+    settings = RewardSettings(name=f"{file}:Counter", options={"step": 5}, isolate=True)
+    assert totals(settings, "a")[0] in (5, 10)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_failure_names_the_file_the_line_and_the_completion(file: Path, isolate: bool) -> None:
+    (failure,) = score(groups("xyz"), [load_reward(RewardSettings(name=f"{file}:where", isolate=isolate))]).failures
+    line = SOURCE.splitlines().index('    raise ValueError("cannot judge")') + 1
+    assert failure.message == f"ValueError: cannot judge at {file}:{line}"
+    assert failure.completion == "xyz"
+
+
+def test_isolate_is_for_functions_of_ones_own(file: Path) -> None:
+    for name in ("format", f"{file}:later"):
+        with pytest.raises(UserError, match="isolate is for functions of your own that are not async"):
+            load_reward(RewardSettings(name=name, isolate=True))
+
+
+def test_a_label_is_the_name_in_figures(file: Path) -> None:
+    rewards = load_rewards([RewardSettings(name="accuracy"), RewardSettings(name=f"{file}:accuracy", label="mine")])
+    assert [reward.name for reward in rewards] == ["accuracy", "mine"]

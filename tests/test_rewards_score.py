@@ -7,6 +7,7 @@ import pytest
 
 from grpo.rewards.registry import Reward
 from grpo.rewards.score import reward_figures, score
+from grpo.rewards.verdict import Noted
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup
 
 Messages = Literal["always", "never", "as_run"]
@@ -187,3 +188,34 @@ def test_figures_are_means_where_a_reward_applied_and_counts_where_it_did_not() 
 def test_bound_options_win_over_columns_of_the_same_name() -> None:
     bound = reward(partial(lambda completion, limit: limit, limit=3), accepts=frozenset({"completion", "limit"}))
     assert only(score([group("x", limit=9)], [bound]).groups)[0].total == 3
+
+
+def shaped(name: str, **more: Any) -> Reward:
+    return Reward(name, 1.0, lambda completion, **columns: columns[name], False, "as_run", None, (), **more)
+
+
+def test_accuracy_counts_only_where_the_format_is_right() -> None:
+    rewards = [shaped("accuracy", gate=("format", 1.0)), shaped("format")]
+    groups = [group("x", accuracy=1, format=f) for f in (1, 0.9, None)]
+    scores = only(score(groups, rewards).groups)
+    assert [one.total for one in scores] == [2.0, 0.9, 1.0]  # a gate that does not apply is open
+    assert [one.parts["accuracy"] for one in scores] == [1.0, 1.0, 1.0]
+    assert [one.counted["accuracy"] for one in scores] == [1.0, 0.0, 1.0]
+
+
+def test_the_failure_of_a_gate_is_the_failure_of_what_it_gates() -> None:
+    gate = reward(raises, "gate", weight=0.0, accepts=frozenset({"completion"}))
+    (one,) = only(score([group("x", a=1)], [shaped("a", gate=("gate", 1.0)), gate]).groups)
+    assert (one.total, one.parts) == (None, {"a": 1.0, "gate": None})
+
+
+def test_a_reward_counts_within_its_bounds() -> None:
+    scores = only(score([group("x", a=a) for a in (-5, 0.3, 7)], [shaped("a", clip=(-1.0, 1.0))]).groups)
+    assert [one.total for one in scores] == [-1.0, 0.3, 1.0]
+    assert [one.parts["a"] for one in scores] == [-5.0, 0.3, 7.0]
+
+
+def test_the_note_of_a_number_is_kept() -> None:
+    noting = reward(lambda completion: Noted(0.5, "by guess"), accepts=frozenset({"completion"}))
+    (one,) = only(score([group("x")], [noting]).groups)
+    assert (one.total, dict(one.notes)) == (0.5, {"r": "by guess"})

@@ -3,9 +3,8 @@
 Axes: P prompts of a step, G completions of a prompt.
 """
 
-from grpo.advantages import advantages
 from grpo.correction import anchors
-from grpo.experience import mask_reasons, minibatches, reward_matrix
+from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
@@ -27,7 +26,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
             rollout = roll_out(parts.source, step, progress.consumed)
         parts.engine.rest()
         kl_PG = reward_kl(parts, rollout.scored)
-        advantages_PG = advantages(reward_matrix(rollout.scored) - stage.kl.beta * kl_PG, stage.advantage)
+        advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
         with clock("learn"):
             anchors_PG = anchors(rollout.scored, stage, parts.learner)
             tallies = [
