@@ -19,7 +19,7 @@ from grpo.recipe import GrpoStage
 from grpo.types import TokenSequence, UserError
 
 TRAJECTORIES = [
-    Trajectory(TokenSequence((5, 6, 7), ids), (-2.0,) * len(ids), advantage, 1 / 8)
+    Trajectory(TokenSequence((5, 6, 7), ids), (-2.0,) * len(ids), (-2.0,) * len(ids), advantage, 1 / 8)
     for ids, advantage in (((8, 9, 10), 1.0), ((11, 12), -1.0))
 ]
 

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from grpo.rollout.collect import collect, collect_everywhere, completion_seed, rollout_figures, share
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.transformers_engine import TransformersEngine
-from grpo.rollout.weights import push_weights
 from grpo.types import Completion, Group, Problem
 
 SAMPLING = Sampling(1.0, 3)
@@ -101,7 +100,7 @@ def test_pushed_weights_are_sampled_with_under_their_version(tiny_model, byte_to
     first, second = tiny_model("llama", seed=0), tiny_model("llama", seed=1)
     engine = TransformersEngine(first, byte_tokenizer, 8, "fp32")
     before = collect(engine, PROBLEMS, PROMPT_IDS, SAMPLING, 2, (0,))
-    push_weights(second, engine, 4)
+    engine.load_weights(second, 4)
     after = collect(engine, PROBLEMS, PROMPT_IDS, SAMPLING, 2, (0,))
     assert {c.weight_version for group in before for c in group.completions} == {0}
     assert {c.weight_version for group in after for c in group.completions} == {4}
