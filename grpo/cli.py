@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-# Before torch: threads that spin while they wait take the cores from reward workers and other processes.
+# Before torch: threads that spin for long while they wait take the cores from reward workers and other processes, and
+# threads that sleep at once take long to wake. A short spin costs neither (recipes/LOG.md has the figures).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from grpo import __version__
 from grpo.types import TrainingFailure, UserError

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as grpo-train does, before torch: see grpo/cli.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import pytest
 import torch
