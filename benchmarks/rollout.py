@@ -44,7 +44,7 @@ def ours(path: str, engine: str, dtype: str, new: int) -> Rollout:
 
     settings = {"engine": engine, **({"vllm": {"dtype": dtype}} if engine == "vllm" else {})}
     policy = load_policy(ModelSettings(path=path), path)
-    work = Work(prompts(), new, 1.0, "fp32", Path())
+    work = Work(prompts(), new, 1.0, "bf16" if (engine, dtype) == ("transformers", "bfloat16") else "fp32", Path())
     started = make_engine(RolloutSettings.model_validate(settings), policy, work)
     started.load_weights(policy.model, 0)
 
@@ -71,7 +71,6 @@ def bare(path: str, dtype: str, new: int) -> Rollout:
         load_config(path),
         dtype,
         Load(PROMPT_TOKENS + new),
-        on_cpu=True,  # type: ignore[arg-type]
     )
     os.environ.update(options.environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
     from vllm import LLM, SamplingParams

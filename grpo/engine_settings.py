@@ -54,6 +54,11 @@ class ServerSettings(Settings):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         one_of(self, "count", "urls")
+        where_started = {"tensor_parallel", "start_s"} & self.model_fields_set
+        if self.urls is not None and where_started:
+            raise ValueError(f"{min(where_started)} belongs to count: servers at urls have started already")
+        if self.count is not None and "key_env" in self.model_fields_set:
+            raise ValueError("key_env belongs to urls: servers that are started here get a key of their own")
         return self
 
 
@@ -70,8 +75,20 @@ class EngineSettings(Settings):
     def _servers_belong_to_their_engine(self) -> Self:
         if (self.engine == "vllm-server") != (self.servers is not None):
             raise ValueError("needs servers for engine vllm-server, and only there")
-        if self.engine == "transformers" and self.vllm != VllmSettings():
-            raise ValueError("vllm belongs to engines of vLLM, not to engine transformers")
+        if self.engine == "transformers" and (self.vllm != VllmSettings() or self.check != CheckSettings()):
+            raise ValueError("vllm and check belong to engines of vLLM, not to engine transformers")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_take_what_they_can(self) -> Self:
+        if self.servers is None:
+            return self
+        given = self.vllm.model_fields_set - (
+            {"dtype"} if self.servers.urls else {"dtype", "eager", "kv_cache_gb", "memory_share"}
+        )
+        if given:
+            where = "grpo serve has it" if self.servers.urls else "servers get merged weights and never sleep"
+            raise ValueError(f"vllm.{min(given)} does nothing with these servers: {where}")
         return self
 
 

@@ -63,7 +63,7 @@ class Family:
     `config_keys` are the keys that transformers leaves out of config.json and other programs route by, with the only
     value that transformers computes. `scratch_defaults` replace defaults of transformers that fit the published size
     of the architecture alone. `engine_options` of a config, on a CPU or not; `engine_lora`: whether vLLM can apply an
-    adapter to all of `lora_targets`.
+    adapter to all of `lora_targets`; `experts`: whether a router chooses experts, which rounding may choose otherwise.
     """
 
     lora_targets: tuple[str, ...] | str
@@ -72,6 +72,7 @@ class Family:
     scratch_defaults: Mapping[str, Any] = field(default_factory=dict)
     engine_options: Callable[[Any, bool], EngineOptions] = no_engine_options
     engine_lora: bool = False
+    experts: bool = False
 
 
 DENSE = Family(lora_targets=ATTENTION + MLP, engine_lora=True)
@@ -87,11 +88,12 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": DENSE,
     "phi3": Family(lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
     # Experts are fused into one tensor a layer, not modules, so LoRA adapts the attention alone.
-    "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP),
-    "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP),
+    "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
+    "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
     "deepseek_v2": Family(
         lora_targets=LATENT_ATTENTION,
         not_lora_targets=MLP,
+        experts=True,
         config_keys={"scoring_func": "softmax"},
         engine_options=latent_attention_options,
         scratch_defaults={"q_lora_rank": None, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
@@ -99,6 +101,7 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v3": Family(
         lora_targets=LATENT_ATTENTION,
         not_lora_targets=MLP,
+        experts=True,
         # vLLM fails to load the router's bias without the first and silently routes by softmax without the second.
         # transformers builds no module for multi-token prediction, so a model made from scratch promises none.
         config_keys={

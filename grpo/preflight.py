@@ -1,6 +1,7 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from grpo.engine_settings import EngineSettings
 from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
@@ -55,6 +56,9 @@ def _check_engine(settings: EngineSettings) -> None:
         )
     if settings.servers is not None and settings.servers.urls is not None:
         key_for_urls(settings.servers)
+    folder = settings.servers.folder if settings.servers is not None else None
+    if folder is not None and not Path(folder).is_dir():
+        raise UserError(f"rollout.servers.folder: expected a folder that the servers see too, got {folder}: make it")
 
 
 def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:

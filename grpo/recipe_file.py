@@ -15,7 +15,7 @@ from grpo.types import UserError
 SHARED = {"problems": ("sft", "grpo", "evaluate"), "rewards": ("grpo", "evaluate")}
 """What a stage takes from the top of the recipe when it has none of its own, and which kinds of stage do."""
 
-PATHS = ("path", "file", "corpus")
+PATHS = ("path", "file", "corpus", "folder")
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 

@@ -14,7 +14,9 @@ def sends_adapter(model: nn.Module, wanted: Literal["auto", "adapter", "merged"]
     """Whether a push sends adapters alone: as wanted, and by itself where vLLM can apply them to every target."""
     if not isinstance(model, PeftModel) or wanted == "merged":
         return False
-    return wanted == "adapter" or family_of(model.config).engine_lora
+    family = family_of(model.config)
+    targets = cast(Any, model).peft_config["default"].target_modules
+    return wanted == "adapter" or (family.engine_lora and set(targets) <= set(family.lora_targets))
 
 
 def adapter_rank(model: nn.Module) -> int:
@@ -23,20 +25,22 @@ def adapter_rank(model: nn.Module) -> int:
 
 
 class AdapterFiles:
-    """Hands adapters over to vLLM as files, one folder a version. The newest alone is kept."""
+    """Hands adapters over to vLLM as files, one folder a push. The newest alone is kept."""
 
     def __init__(self) -> None:
+        self._pushes = 0
         self._kept: list[tempfile.TemporaryDirectory[str]] = []
 
-    def request(self, model: nn.Module, version: int) -> Any:
-        """Write the adapters and name them for vLLM, which tells versions apart by their number."""
+    def request(self, model: nn.Module) -> Any:
+        """Write the adapters and name them for vLLM, which loads a number it knows no second time."""
         from vllm.lora.request import LoRARequest
 
         folder = tempfile.TemporaryDirectory(prefix="grpo-adapter-")
         cast(PeftModel, model).save_pretrained(folder.name, save_embedding_layers=False)
         self.close()
         self._kept = [folder]
-        return LoRARequest(f"version-{version}", version + 1, str(Path(folder.name)))
+        self._pushes += 1
+        return LoRARequest(f"push-{self._pushes}", self._pushes, str(Path(folder.name)))
 
     def close(self) -> None:
         """Remove the files."""

@@ -27,6 +27,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
+class ReplicaLost(Exception):
+    """A replica is gone while it was asked; ask the engine for those that are left."""
+
+
 class Sampler(Protocol):
     """One place that samples with one version of the policy's weights."""
 

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from accelerate import PartialState
 
 from grpo.engine_settings import EngineSettings
+from grpo.families import family_of
 from grpo.policy import Policy
 from grpo.rollout.adapters import adapter_rank, sends_adapter
 from grpo.rollout.engine import Engine
 from grpo.rollout.server_engine import ServerEngine
 from grpo.rollout.stopping import find_eos_ids
-from grpo.rollout.transformers_engine import TransformersEngine
+from grpo.rollout.transformers_engine import TransformersEngine, check_room
 from grpo.rollout.verification import PROMPT_TOKENS, Precision, Probe, make_probe
 from grpo.rollout.vllm_engine import VllmEngine
-from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
+from grpo.rollout.vllm_options import Load, can_serve, on_cpu, vllm_options
 from grpo.types import UserError
 
 
@@ -30,38 +31,48 @@ class Work:
     temperature: float
     precision: Precision
     logs: Path
+    trust_remote_code: bool = False
 
 
 def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
-    """Start the engine of a stage. Raises UserError when it cannot be had or cannot serve the policy."""
-    if chosen_engine(settings) == "transformers":
-        return TransformersEngine(policy.model, policy.tokenizer, settings.max_concurrent, work.precision)
-    rollout = max(map(len, work.prompts)) + work.max_new_tokens
-    adapter = settings.servers is None and sends_adapter(policy.model, settings.vllm.lora)
-    load = Load(max(rollout, PROMPT_TOKENS + settings.check.tokens), adapter_rank(policy.model) if adapter else 0)
+    """Start the engine of a stage.
+
+    Raises:
+        UserError: it cannot be had, cannot serve the policy, or a prompt has no room.
+    """
+    check_room(policy.model, work.prompts, work.max_new_tokens)
     config = policy.model.config
-    options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load, on_cpu())
-    # Adapters do not bring back a base model that level 2 has dropped.
-    sleep_level = 0 if on_cpu() else min(settings.vllm.sleep_level, 1 if adapter else 2)
+    if chosen_engine(settings, config) == "transformers":
+        return TransformersEngine(policy.model, policy.tokenizer, settings.max_concurrent, work.precision)
+    adapter = settings.servers is None and sends_adapter(policy.model, settings.vllm.lora)
+    load = Load(
+        longest=max(max(map(len, work.prompts)) + work.max_new_tokens, PROMPT_TOKENS + settings.check.tokens),
+        lora_rank=adapter_rank(policy.model) if adapter else 0,
+        trust_remote_code=work.trust_remote_code,
+    )
+    options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load)
     eos_ids = find_eos_ids(policy.model, policy.tokenizer)
     if settings.servers is not None:
-        return ServerEngine(settings, options, policy.tokenizer, eos_ids, work.logs)
+        return ServerEngine(settings.servers, options, policy.tokenizer, eos_ids, work.logs)
+    # Adapters do not bring back a base model that level 2 has dropped.
+    sleep_level = 0 if on_cpu() else min(settings.vllm.sleep_level, 1 if adapter else 2)
     return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level)
 
 
-def chosen_engine(settings: EngineSettings) -> Literal["transformers", "vllm", "vllm-server"]:
-    """The engine, `auto` resolved: vLLM where it is installed and one process learns.
+def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["transformers", "vllm", "vllm-server"]:
+    """The engine, `auto` resolved: vLLM where it is installed, one process learns, and it has kernels for the config.
 
     Raises:
         UserError: an engine of vLLM is asked for by several learner processes.
     """
     processes = PartialState().num_processes
     if settings.engine == "auto":
-        return "vllm" if find_spec("vllm") is not None and processes == 1 else "transformers"
+        usable = find_spec("vllm") is not None and processes == 1 and (config is None or can_serve(config))
+        return "vllm" if usable else "transformers"
     if settings.engine != "transformers" and processes > 1:
         raise UserError(
-            f"rollout.engine: {settings.engine} samples for one learner process, got {processes}: launch one, or set "
-            "engine: transformers, with which every process samples its share"
+            f"engine: {settings.engine} samples for one learner process, got {processes}: launch one, or set engine: "
+            "transformers, with which every process samples its share"
         )
     return settings.engine
 
@@ -74,11 +85,23 @@ def engine_dtype(settings: EngineSettings, policy: Policy, work: Work) -> Litera
 
 
 def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
-    """The check of every push of weights, at the temperature of the stage."""
+    """The check of every push of weights, at the temperature of the stage.
+
+    Raises:
+        UserError: the check's tokens fill the model's positions.
+    """
+    config = policy.model.config
     exact = engine_dtype(settings, policy, work) == "float32" and _computes_in_fp32(policy, work)
-    positions = getattr(policy.model.config, "max_position_embeddings", None) or PROMPT_TOKENS + settings.check.tokens
+    positions = getattr(config, "max_position_embeddings", None) or PROMPT_TOKENS + settings.check.tokens
     length = min(PROMPT_TOKENS, positions - settings.check.tokens)
-    return make_probe(work.prompts, length, settings.check, work.temperature, work.precision, exact)
+    if length < 1:
+        raise UserError(
+            f"check.tokens must leave room for a prompt in {positions} positions, got {settings.check.tokens}"
+        )
+    kind: Literal["exact", "dense", "experts"] = (
+        "exact" if exact else "experts" if family_of(config).experts else "dense"
+    )
+    return make_probe(work.prompts, length, settings.check, work.temperature, work.precision, kind)
 
 
 def _computes_in_fp32(policy: Policy, work: Work) -> bool:

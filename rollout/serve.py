@@ -50,11 +50,11 @@ def _flag(name: str, value: Any) -> list[str]:
     return [flag, json.dumps(value) if isinstance(value, Mapping) else str(value)]
 
 
-def environment(options: EngineOptions, key: str) -> dict[str, str]:
-    """The variables of a server: those in force here, those that the model needs, and the key."""
+def environment(options: EngineOptions, key: str, gpus: str | None = None) -> dict[str, str]:
+    """The variables of a server: those in force here, those that the model needs, its GPUs, and the key."""
     # The paths through which weights come exist in this mode only; RequireKey guards them.
     own = {"VLLM_SERVER_DEV_MODE": "1", KEY_VARIABLE: key}
-    return {**options.environment, **os.environ, **own}
+    return {**options.environment, **os.environ, **own, **({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})}
 
 
 def new_key() -> str:
@@ -62,10 +62,12 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def start(options: EngineOptions, address: Address, key: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+def start(
+    options: EngineOptions, address: Address, key: str, gpus: str | None, log: IO[bytes]
+) -> "subprocess.Popen[bytes]":
     """Start a server that ends with this process, however this process ends."""
     watch = [sys.executable, "-m", "grpo.rollout.supervise", str(os.getpid()), *command(options, address)]
-    own = environment(options, key)
+    own = environment(options, key, gpus)
     return subprocess.Popen(watch, env=own, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -85,11 +87,11 @@ def serve(
         UserError: there is no model, or vLLM cannot serve its architecture.
     """
     from grpo.pretrained import load_config
-    from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
+    from grpo.rollout.vllm_options import Load, vllm_options
 
     config = load_config(model)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
-    options = vllm_options(settings, model, config, dtype, Load(length or positions), on_cpu())
+    options = vllm_options(settings, model, config, dtype, Load(length or positions))
     key = os.environ.get(KEY_VARIABLE) or new_key()
     print(f"{address.url} serves {model}; whoever is to use it needs\n  export {KEY_VARIABLE}={key}", flush=True)
     if address.host not in ("127.0.0.1", "localhost", "::1"):

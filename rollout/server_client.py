@@ -1,6 +1,7 @@
 """One server: what it is asked over HTTP, and how it is told to be dead."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from grpo.rollout.engine import Sampling
 from grpo.rollout.vllm_requests import Sampled, sampling_arguments
 
 CONNECT_S = 10.0
+LOAD_S = 600.0
+"""Seconds that taking new weights may take: a file of the largest models is read and packed anew."""
+
+CLAMPED = -9999.0
+"""What vLLM's server writes for a log-probability that JSON has no number for."""
 
 Row = tuple[tuple[int, ...], int]
 """The ids of a prompt and the seed of one completion."""
@@ -21,7 +27,7 @@ class ServerDown(Exception):
 
 
 class ServerRefused(Exception):
-    """A server answered that it will not do what it was asked: the same everywhere, so no other one is tried."""
+    """A server answered that it will not do what it was asked: asking again would change nothing."""
 
 
 class ServerClient:
@@ -45,10 +51,13 @@ class ServerClient:
         prompt_ids, seed = row
         body = {"token_ids": list(prompt_ids), "sampling_params": sampling_arguments(sampling, seed, eos_ids)}
         answer = await _post(session, "/inference/v1/generate", body)
-        (choice,) = answer["choices"]
-        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-        versions = [span["version"] for span in choice["weight_versions"] or ()]
-        return Sampled(choice["token_ids"], logprobs, choice["finish_reason"], versions)
+        try:
+            (choice,) = answer["choices"]
+            logprobs = [_unclamped(entry["logprob"]) for entry in choice["logprobs"]["content"]]
+            versions = [span["version"] for span in choice["weight_versions"] or ()]
+            return Sampled(choice["token_ids"], logprobs, choice["finish_reason"], versions)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerRefused(f"its answer is not vLLM's: {type(error).__name__} {error}") from None
 
     async def alive(self, session: httpx2.AsyncClient, token: int) -> None:
         """Sample one token, so that server and engine both have shown that they work. Raises ServerDown."""
@@ -58,36 +67,53 @@ class ServerClient:
         except TimeoutError:
             raise ServerDown(f"no sign of life within {self._deadline_s:g} s") from None
 
-    def load(self, file: str, version: int) -> None:
+    def load(self, file: str, version: str) -> None:
         """Let the server take the weights of a file that it can read. Raises ServerDown or ServerRefused."""
         asyncio.run(self._load(file, version))
 
-    async def _load(self, file: str, version: int) -> None:
+    async def _load(self, file: str, version: str) -> None:
         async with self.session() as session:
             try:
-                async with asyncio.timeout(max(self._deadline_s, 60.0)):
-                    await _post(session, "/collective_rpc", {"method": "load_policy_file", "args": [file]})
+                async with asyncio.timeout(LOAD_S):
+                    await _post(session, "/collective_rpc", {"method": "load_policy_file", "args": [file]}, final=True)
                     await _post(session, "/reset_prefix_cache", {})
-                    await _post(session, "/update_weight_version", {"new_version": str(version)})
+                    await _post(session, "/update_weight_version", {"new_version": version})
             except TimeoutError:
-                raise ServerDown("weights were not taken in time") from None
+                raise ServerDown(f"weights were not taken within {LOAD_S:g} s") from None
+
+    def describe(self) -> dict[str, Any]:
+        """The server's dtype, longest sequence and places. Raises ServerDown or ServerRefused."""
+        return asyncio.run(self._describe())
+
+    async def _describe(self) -> dict[str, Any]:
+        async with self.session() as session:
+            answer = await _post(session, "/collective_rpc", {"method": "describe_policy"}, final=True)
+        return dict(answer["results"][0])
 
     def is_up(self) -> bool:
         """Whether the server says that it is healthy and takes our key."""
         try:
             with httpx2.Client(base_url=self.url, headers=self._headers, timeout=CONNECT_S) as session:
                 return bool(session.get("/health").is_success and session.get("/weight_info").is_success)
-        except HTTPError:
+        except (HTTPError, httpx2.InvalidURL):
             return False
 
 
-async def _post(session: httpx2.AsyncClient, path: str, body: Any) -> Any:
+def _unclamped(logprob: float) -> float:
+    return -math.inf if logprob <= CLAMPED else logprob
+
+
+async def _post(session: httpx2.AsyncClient, path: str, body: Any, final: bool = False) -> Any:
+    """The answer's JSON. `final`: what fails inside the server would fail again."""
     try:
         answer = await session.post(path, json=body)
     except HTTPError as error:
         raise ServerDown(f"{path}: {type(error).__name__} {error}") from None
-    if answer.is_server_error:
+    if answer.is_server_error and not final:
         raise ServerDown(f"{path}: status {answer.status_code}: {answer.text[:300]}")
-    if answer.is_client_error:
+    if not answer.is_success:
         raise ServerRefused(f"{path}: status {answer.status_code}: {answer.text[:300]}")
-    return answer.json() if answer.content else {}
+    try:
+        return answer.json() if answer.content else {}
+    except ValueError:
+        raise ServerRefused(f"{path}: expected JSON, got {answer.text[:100]!r}") from None

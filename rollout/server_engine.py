@@ -2,8 +2,10 @@
 
 import asyncio
 import tempfile
+import uuid
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -12,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.checkpoint_names import checkpoint_tensors
-from grpo.engine_settings import EngineSettings
+from grpo.engine_settings import ServerSettings
 from grpo.families import EngineOptions
-from grpo.rollout.engine import Sampler, SampleRequest, Sampling
+from grpo.files import full_disk_is_an_answer
+from grpo.rollout.engine import ReplicaLost, Sampler, SampleRequest, Sampling
 from grpo.rollout.server_client import Row, ServerDown, ServerRefused
 from grpo.rollout.server_pool import Server, ServerPool
 from grpo.rollout.vllm_requests import Reader
@@ -23,25 +26,45 @@ from grpo.types import Completion, TrainingFailure
 SHARED_MEMORY = Path("/dev/shm")
 
 
+@dataclass
+class _Errand:
+    """Completions to sample: `missing` holds the numbers of rows that nobody works on, `done` what has come back."""
+
+    rows: Sequence[Row]
+    sampling: Sampling
+    missing: deque[int]
+    done: dict[int, Completion] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, requests: Sequence[SampleRequest], sampling: Sampling) -> "_Errand":
+        rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
+        return cls(rows, sampling, deque(range(len(rows))))
+
+    def answers(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+        """By request, in order."""
+        completions = iter([self.done[number] for number in range(len(self.rows))])
+        return [[next(completions) for _ in request.seeds] for request in requests]
+
+
 class ServerEngine:
     """Samples on several servers: what one answers depends on the seed as ever, which of them answers on their load."""
 
     def __init__(
         self,
-        settings: EngineSettings,
+        settings: ServerSettings,
         options: EngineOptions,
         tokenizer: PreTrainedTokenizerBase,
         eos_ids: Sequence[int],
         logs: Path,
     ):
-        assert settings.servers is not None  # the recipe has them with this engine
-        self._settings = settings.servers
-        self._concurrent = settings.max_concurrent
+        self._settings = settings
+        self._concurrent = options.arguments["max_num_seqs"]
         self._reader = Reader(tokenizer, eos_ids)
         self._eos_ids = tuple(eos_ids)
+        self._run = uuid.uuid4().hex
         self._version = 0
-        self._pool = ServerPool(self._settings, options, logs)
-        self._weights = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_weights_folder(self._settings.folder))
+        self._pool = ServerPool(settings, options, logs)
+        self._weights = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_weights_folder(settings.folder))
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order, each sampled exactly once.
@@ -49,33 +72,32 @@ class ServerEngine:
         Raises:
             EngineLost: no server is left.
         """
-        return self._generate(requests, sampling, self._ready())
+        self._reader.check(sampling)
+        errand = _Errand.of(requests, sampling)
+        while len(errand.done) < len(errand.rows):
+            asyncio.run(self._round(self._ready(), errand))
+        return errand.answers(requests)
 
-    def generate_first_on(
+    def generate_on(
         self, server: Server, requests: Sequence[SampleRequest], sampling: Sampling
     ) -> list[list[Completion]]:
-        """As `generate`, on one server as long as it lives."""
-        return self._generate(requests, sampling, [server])
-
-    def _generate(
-        self, requests: Sequence[SampleRequest], sampling: Sampling, servers: Sequence[Server]
-    ) -> list[list[Completion]]:
-        self._reader.check(sampling)
-        rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
-        done: dict[int, Completion] = {}
-        while missing := deque(number for number in range(len(rows)) if number not in done):
-            asyncio.run(self._round(servers, rows, missing, done, sampling))
-            servers = servers if len(done) == len(rows) else self._ready()
-        completions = iter([done[number] for number in range(len(rows))])
-        return [[next(completions) for _ in request.seeds] for request in requests]
+        """As `generate`, on one server. Raises ReplicaLost when it dies."""
+        errand = _Errand.of(requests, sampling)
+        asyncio.run(self._round([server], errand))
+        if len(errand.done) < len(errand.rows):
+            raise ReplicaLost(server.client.url)
+        return errand.answers(requests)
 
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Write the weights once, and let every server take them."""
-        save_file({name: t.detach().cpu().contiguous() for name, t in checkpoint_tensors(model).items()}, self._file)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint_tensors(model).items()}
+        with full_disk_is_an_answer(self._file):
+            save_file(tensors, self._file)
         self._version = version
         for server in self._pool.servers:
-            server.version = None
-        self._ready()
+            server.weights = None
+        for server in self._pool.wait(1):
+            self._give_weights(server)
 
     def replicas(self) -> Sequence[Sampler]:
         """Every live server by itself."""
@@ -93,65 +115,69 @@ class ServerEngine:
     def _file(self) -> Path:
         return Path(self._weights.name) / "weights.safetensors"
 
+    @property
+    def _label(self) -> str:
+        """Of the weights, unlike that of any other run that uses the same servers."""
+        return f"{self._run}-{self._version}"
+
     def _ready(self) -> list[Server]:
-        """The live servers, all with the current weights. Raises EngineLost when there is none."""
+        """The live servers that took the current weights with the last push, which was verified.
+
+        One that has come back since gets them with the next push; at once where it is the only one.
+        """
         while True:
-            for server in self._pool.wait_for_one():
-                if server.version != self._version:
-                    self._give_weights(server)
-            ready = [server for server in self._pool.servers if server.up and server.version == self._version]
+            live = self._pool.wait(1)
+            ready = [server for server in live if server.weights == self._label]
             if ready:
                 return ready
+            self._give_weights(live[0])
 
     def _give_weights(self, server: Server) -> None:
         try:
-            server.client.load(str(self._file), self._version)
+            server.client.load(str(self._file), self._label)
         except ServerDown as error:
             self._pool.bury(server, str(error))
         except ServerRefused as error:
-            raise TrainingFailure(f"{server.client.url} does not take the policy's weights: {error}") from None
+            if not server.client.is_up():
+                self._pool.bury(server, str(error))
+                return
+            raise TrainingFailure(
+                f"{server.client.url} does not take the weights in {self._file}: {error}; can it read that file? Set "
+                "servers.folder to a folder that it sees too"
+            ) from None
         else:
-            server.version = self._version
+            server.weights = self._label
 
-    async def _round(
-        self, servers: Sequence[Server], rows: Sequence[Row], missing: deque[int], done: dict[int, Completion],
-        sampling: Sampling,
-    ) -> None:  # fmt: skip
+    async def _round(self, servers: Sequence[Server], errand: _Errand) -> None:
         """Let the servers work through what is missing; what a server that dies had begun goes back to the others."""
+        share = -(-len(errand.missing) // len(servers))
+        workers = min(self._concurrent, share)
+        await asyncio.gather(*(self._drive(server, errand, workers) for server in servers))
 
-        async def drive(server: Server) -> None:
-            await self._drive(server, rows, missing, done, sampling)
-
-        await asyncio.gather(*map(drive, servers))
-
-    async def _drive(
-        self, server: Server, rows: Sequence[Row], missing: deque[int], done: dict[int, Completion], sampling: Sampling
-    ) -> None:
+    async def _drive(self, server: Server, errand: _Errand, workers: int) -> None:
         async with server.client.session() as session:
-            workers = [
-                asyncio.create_task(self._work(server, session, rows, missing, done, sampling))
-                for _ in range(min(self._concurrent, len(missing)))
-            ]
-            watch = asyncio.create_task(self._watch(server, session, rows[0][0][0]))
+            work = [asyncio.create_task(self._work(server, session, errand)) for _ in range(workers)]
+            watch = asyncio.create_task(self._watch(server, session, errand.rows[0][0][0]))
             try:
-                await _first_failure(workers, watch)
+                await _first_failure(work, watch)
             except ServerDown as error:
                 self._pool.bury(server, str(error))
             except ServerRefused as error:
-                raise TrainingFailure(f"{server.client.url} refused a prompt: {error}") from None
+                raise TrainingFailure(
+                    f"{server.client.url} refused a prompt: {error}: see that it was started for this model, by "
+                    "grpo serve"
+                ) from None
 
-    async def _work(
-        self, server: Server, session: httpx2.AsyncClient, rows: Sequence[Row], missing: deque[int],
-        done: dict[int, Completion], sampling: Sampling,
-    ) -> None:  # fmt: skip
-        while missing:
-            number = missing.popleft()
+    async def _work(self, server: Server, session: httpx2.AsyncClient, errand: _Errand) -> None:
+        while errand.missing:
+            number = errand.missing.popleft()
             try:
-                sampled = await server.client.sample(session, rows[number], sampling, self._eos_ids)
+                sampled = await server.client.sample(session, errand.rows[number], errand.sampling, self._eos_ids)
             except BaseException:
-                missing.append(number)
+                errand.missing.append(number)
                 raise
-            done[number] = self._reader.completion(sampled, sampling, self._version)
+            errand.done[number] = self._reader.completion(sampled, errand.sampling, self._version, self._label)
+            server.served()
 
     async def _watch(self, server: Server, session: httpx2.AsyncClient, token: int) -> None:
         """Ask for a sign of life again and again; raises ServerDown when there is none in time."""
@@ -168,8 +194,8 @@ class _OneServer:
         self._server = server
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
-        """As the engine's. What a server that dies meanwhile had not answered, the others do."""
-        return self._engine.generate_first_on(self._server, requests, sampling)
+        """As the engine's. Raises ReplicaLost when the server dies meanwhile."""
+        return self._engine.generate_on(self._server, requests, sampling)
 
 
 async def _first_failure(workers: Sequence["asyncio.Task[None]"], watch: "asyncio.Task[None]") -> None:

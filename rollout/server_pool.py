@@ -1,5 +1,6 @@
 """The servers of a run: those that it started are started again when they die; those of others are only used."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -11,31 +12,43 @@ from pathlib import Path
 from grpo.engine_settings import ServerSettings
 from grpo.families import EngineOptions
 from grpo.rollout.serve import Address, new_key, start, stop
-from grpo.rollout.server_client import ServerClient
+from grpo.rollout.server_client import ServerClient, ServerDown, ServerRefused
+from grpo.rollout.vllm_options import gpus_of
 from grpo.types import EngineLost, UserError
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.2
-MOST_FAILED_STARTS = 2
-"""Starts in a row that may fail before a server is given up: what stops it then is no accident."""
+
+MOST_DEATHS = 3
+"""Deaths of a server, without a completion between them, after which it is given up: they are no accident then."""
 
 
 @dataclass
 class Server:
-    """A server and what is known of it: the version of its weights, None while it has none of this run."""
+    """A server and what is known of it: the label of its weights, None while it has none of this run."""
 
     client: ServerClient
-    version: int | None = None
+    weights: str | None = None
     up: bool = False
     deaths: list[str] = field(default_factory=list)
-    failed_starts: int = 0
+    deaths_in_a_row: int = 0
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it has died too often to be tried again."""
+        return self.deaths_in_a_row > MOST_DEATHS
+
+    def served(self) -> None:
+        """Note a completion: it is well."""
+        self.deaths_in_a_row = 0
 
 
 class ServerPool:
     """Servers by number. Ours are processes with a log file each; `close` ends them.
 
     Raises:
-        UserError: a URL's server does not answer, or no key for it is in the environment.
+        UserError: a URL's server does not answer or is not what the recipe asks for, no key for it is in the
+            environment, or there are too few GPUs for ours.
         EngineLost: a server that was started does not come up.
     """
 
@@ -47,28 +60,26 @@ class ServerPool:
         if settings.urls is not None:
             key = key_for_urls(settings)
             self.servers = [Server(ServerClient(url, key, settings.deadline_s)) for url in settings.urls]
+            for server in self.servers:
+                _check_url(server.client, options)
         else:
-            self._key = new_key()
-            self._addresses = [Address(LOOPBACK, port) for port in _free_ports(settings.count or 1)]
-            self.servers = [Server(ServerClient(a.url, self._key, settings.deadline_s)) for a in self._addresses]
-            for number in range(len(self.servers)):
-                self._start(number)
-        self.wait_for_one()
+            self._start_all(settings.count or 1, settings.tensor_parallel)
 
     def live(self) -> list[Server]:
         """Those that answer. One that died is among them again once it has come up anew, without weights."""
         for number, server in enumerate(self.servers):
             self._restart_if_ended(number)
-            if not server.up and server.client.is_up():
-                server.up, server.version, server.failed_starts = True, None, 0
+            if not server.up and not server.given_up and server.client.is_up():
+                server.up, server.weights = True, None
         return [server for server in self.servers if server.up]
 
-    def wait_for_one(self) -> list[Server]:
-        """The live ones, when there is at least one. Raises EngineLost when none comes up in time."""
+    def wait(self, count: int) -> list[Server]:
+        """The live ones, when there are `count`. Raises EngineLost when they do not come up in time."""
         deadline = time.monotonic() + self._settings.start_s
-        while not (live := self.live()):
-            if not self._processes or time.monotonic() > deadline:
-                raise self._lost()
+        while len(live := self.live()) < count:
+            hopeless = sum(not server.given_up for server in self.servers) < count
+            if hopeless or time.monotonic() > deadline:
+                raise EngineLost(self._lost(count, len(live)))
             time.sleep(POLL_S)
         return live
 
@@ -76,10 +87,13 @@ class ServerPool:
         """Note that a server is dead, and start it again if it is ours."""
         server.up = False
         server.deaths.append(reason)
+        server.deaths_in_a_row += 1
+        logging.getLogger(__name__).warning("%s is dead: %s", server.client.url, reason)
         number = self.servers.index(server)
         if number in self._processes:
-            stop(self._processes[number])
-            self._start(number)
+            stop(self._processes.pop(number))
+            if not server.given_up:
+                self._start(number)
 
     def close(self) -> None:
         """End the servers that were started here."""
@@ -87,30 +101,35 @@ class ServerPool:
             stop(process)
         self._processes.clear()
 
+    def _start_all(self, count: int, tensor_parallel: int) -> None:
+        self._key = new_key()
+        self._gpus = gpus_of(count, tensor_parallel)
+        self._addresses = [Address(LOOPBACK, port) for port in _free_ports(count)]
+        self.servers = [Server(ServerClient(a.url, self._key, self._settings.deadline_s)) for a in self._addresses]
+        try:
+            for number in range(count):
+                self._start(number)
+            self.wait(count)
+        except BaseException:
+            self.close()
+            raise
+
     def _start(self, number: int) -> None:
         with (self._logs / f"server-{number}.log").open("ab") as log:
-            self._processes[number] = start(self._options, self._addresses[number], self._key, log)
+            process = start(self._options, self._addresses[number], self._key, self._gpus[number], log)
+        self._processes[number] = process
 
     def _restart_if_ended(self, number: int) -> None:
         process = self._processes.get(number)
-        server = self.servers[number]
-        if process is None or process.poll() is None:
-            return
-        server.failed_starts += not server.up
-        if server.failed_starts > MOST_FAILED_STARTS:
-            del self._processes[number]
-            server.deaths.append(f"did not start {server.failed_starts} times in a row")
-        else:
-            self.bury(server, f"ended with status {process.returncode}")
+        if process is not None and process.poll() is not None:
+            self.bury(self.servers[number], f"it ended, see {self._logs}/server-{number}.log")
 
-    def _lost(self) -> Exception:
+    def _lost(self, wanted: int, live: int) -> str:
         reasons = "; ".join(f"{s.client.url}: {s.deaths[-1] if s.deaths else 'does not answer'}" for s in self.servers)
-        if self._settings.urls is not None and not any(server.deaths for server in self.servers):
-            return UserError(
-                f"rollout.servers.urls: no server answers ({reasons}): start one with grpo serve MODEL, and put its "
-                f"key in {self._settings.key_env}"
-            )
-        return EngineLost(f"no server is left to sample ({reasons}; logs in {self._logs}): mend that and run again")
+        return (
+            f"{live} servers are left to sample, expected {wanted} ({reasons}): mend that, and run again to go on from "
+            "the last checkpoint"
+        )
 
 
 def key_for_urls(settings: ServerSettings) -> str:
@@ -122,6 +141,33 @@ def key_for_urls(settings: ServerSettings) -> str:
             "grpo serve prints it when it starts"
         )
     return key
+
+
+def _check_url(client: ServerClient, options: EngineOptions) -> None:
+    """A server that others started answers, computes in the recipe's dtype, and has room. Raises UserError."""
+    if not client.is_up():
+        raise UserError(
+            f"rollout.servers.urls: {client.url} does not answer, or not to this key: start it with grpo serve MODEL, "
+            "and put the key that it prints in the environment"
+        )
+    try:
+        found = client.describe()
+    except (ServerDown, ServerRefused) as error:
+        raise UserError(f"rollout.servers.urls: {client.url} was not started by grpo serve ({error})") from None
+    wanted = options.arguments
+    if found["dtype"] != wanted["dtype"]:
+        raise UserError(
+            f"rollout.servers.urls: {client.url} computes in {found['dtype']}, the recipe expects {wanted['dtype']}: "
+            f"set vllm.dtype: {found['dtype']}, or grpo serve --dtype {wanted['dtype']}"
+        )
+    for name, has, needs, flag in (
+        ("tokens", found["longest"], wanted["max_model_len"], "--max-length"),
+        ("places", found["concurrent"] - 1, wanted["max_num_seqs"], "--max-concurrent"),
+    ):
+        if has < needs:
+            raise UserError(
+                f"rollout.servers.urls: {client.url} has {has} {name}, the recipe needs {needs}: grpo serve {flag}"
+            )
 
 
 def _free_ports(count: int) -> Sequence[int]:

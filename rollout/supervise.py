@@ -11,13 +11,13 @@ POLL_S = 0.2
 
 
 def supervise(parent: int, server: Sequence[str]) -> int:
-    """Run a server until it ends or the parent does; nothing of it is left then. Returns its exit status."""
+    """Run a server until it ends or the parent does; as leader of its session this then ends all of it, itself too."""
     child = subprocess.Popen(list(server))
     while child.poll() is None and os.getppid() == parent:
         time.sleep(POLL_S)
+    print(f"server ended with status {child.returncode}", flush=True)
     if os.getpgrp() == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGKILL)  # vLLM's engine is a process of its own and outlives its server; this one ends too
+        os.killpg(0, signal.SIGKILL)  # vLLM's engine is a process of its own and outlives its server
     return child.wait()
 
 

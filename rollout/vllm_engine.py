@@ -59,7 +59,7 @@ class VllmEngine:
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
         versions = [span.version for span in output.weight_versions or ()]
         sampled = Sampled(output.token_ids, output.logprobs.logprobs, output.finish_reason, versions)
-        return self._reader.completion(sampled, sampling, self._version)
+        return self._reader.completion(sampled, sampling, self._version, str(self._version))
 
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Copy the model's weights, or its adapters, into vLLM, and forget the keys and values that older ones made."""
@@ -68,7 +68,7 @@ class VllmEngine:
             if self._adapters is None:
                 self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
             else:
-                self._adapter = self._adapters.request(model, version)
+                self._adapter = self._adapters.request(model)
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.set_weight_version(str(version))
         self._version = version
@@ -102,9 +102,9 @@ class VllmEngine:
 
 
 def _start(options: EngineOptions) -> Any:
-    # Without a process of vLLM's own, weights are handed over and not sent.
-    environment = {**options.environment, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    with _variables(environment), warnings.catch_warnings(action="ignore"):  # of its own use of torch
+    # Without a process of vLLM's own, weights are handed over and not sent; this engine relies on it.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    with _variables(options.environment), warnings.catch_warnings(action="ignore"):  # of its own use of torch
         return _start_with(options.arguments)
 
 

@@ -25,18 +25,20 @@ class Load:
 
     longest: int
     lora_rank: int = 0
+    trust_remote_code: bool = False
 
 
 def vllm_options(
-    settings: EngineSettings, path: str, config: Any, dtype: Literal["float32", "bfloat16"], load: Load, on_cpu: bool
+    settings: EngineSettings, path: str, config: Any, dtype: Literal["float32", "bfloat16"], load: Load
 ) -> EngineOptions:
     """The arguments of `vllm.LLM`, which are the flags of `vllm serve` too, and environment variables.
 
     Raises:
         UserError: vLLM cannot serve the architecture.
     """
-    family = family_of(config).engine_options(config, on_cpu)
-    eager = on_cpu if settings.vllm.eager is None else settings.vllm.eager
+    cpu = on_cpu()
+    family = family_of(config).engine_options(config, cpu)
+    eager = cpu if settings.vllm.eager is None else settings.vllm.eager
     arguments: dict[str, Any] = {
         "model": path,
         "dtype": dtype,
@@ -49,15 +51,24 @@ def vllm_options(
         "worker_extension_cls": WORKER_EXTENSION,
         "enable_prefix_caching": True,
         "seed": 0,
-        "trust_remote_code": False,
-        **_memory(settings, config, dtype, load, on_cpu),
+        "trust_remote_code": load.trust_remote_code,
+        **_memory(settings, config, dtype, load, cpu),
         **(family.arguments if eager else {}),
     }
     if settings.servers is not None:
         arguments |= {"tensor_parallel_size": settings.servers.tensor_parallel, "enable_sleep_mode": False}
     if load.lora_rank:
         arguments |= {"enable_lora": True, "max_lora_rank": _served_rank(load.lora_rank), "max_loras": 1}
-    return EngineOptions(arguments, {**_environment(on_cpu), **family.environment})
+    return EngineOptions(arguments, {**_environment(cpu), **family.environment})
+
+
+def can_serve(config: Any) -> bool:
+    """Whether vLLM has kernels for an architecture here, as far as its family knows."""
+    try:
+        family_of(config).engine_options(config, on_cpu())
+    except UserError:
+        return False
+    return True
 
 
 def on_cpu() -> bool:
@@ -65,6 +76,26 @@ def on_cpu() -> bool:
     import torch
 
     return not torch.cuda.is_available()
+
+
+def gpus_of(servers: int, tensor_parallel: int) -> list[str | None]:
+    """The GPUs of each server, behind the first one, which is the learner's; None on a CPU.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if on_cpu():
+        return [None] * servers
+    import torch
+
+    needed = 1 + servers * tensor_parallel
+    if torch.cuda.device_count() < needed:
+        raise UserError(
+            f"rollout.servers: {servers} servers of {tensor_parallel} GPUs beside the learner need {needed}, got "
+            f"{torch.cuda.device_count()}: lower count, or set engine: vllm, which shares the learner's GPU"
+        )
+    first = range(1, needed, tensor_parallel)
+    return [",".join(str(gpu) for gpu in range(start, start + tensor_parallel)) for start in first]
 
 
 def cache_bytes_per_token(config: Any, dtype: str) -> int:

@@ -56,14 +56,14 @@ class Reader:
         """Raise UserError for stop strings that cannot be."""
         self._rule(sampling)
 
-    def completion(self, sampled: Sampled, sampling: Sampling, version: int) -> Completion:
-        """The completion, checked.
+    def completion(self, sampled: Sampled, sampling: Sampling, version: int, label: str) -> Completion:
+        """The completion, checked. `label` is what vLLM was told to call the weights of `version`.
 
         Raises:
             TrainingFailure: a token came from other weights than `version`, a probability is not finite, or vLLM ended
                 the completion for no reason that we know.
         """
-        self._check_sound(sampled, version)
+        self._check_sound(sampled, version, label)
         end = self._rule(sampling).first_end(sampled.token_ids)
         if end is None and (sampled.finish_reason != "length" or len(sampled.token_ids) != sampling.max_new_tokens):
             raise TrainingFailure(
@@ -76,12 +76,12 @@ class Reader:
         finish: Finish = "length" if end is None else "stop"
         return Completion(text, ids, tuple(sampled.logprobs[: len(ids)]), finish, version)
 
-    def _check_sound(self, sampled: Sampled, version: int) -> None:
-        strange = [found for found in sampled.versions if found != str(version)]
+    def _check_sound(self, sampled: Sampled, version: int, label: str) -> None:
+        strange = [found for found in sampled.versions if found != label]
         if strange or not sampled.versions:
             raise TrainingFailure(
-                f"vLLM sampled with the weights of version {strange[0] if strange else 'unknown'}, expected version "
-                f"{version}: another program may have changed the engine; run again to go on from the last checkpoint"
+                f"vLLM sampled with weights called {strange[0] if strange else 'nothing'}, expected {label} (version "
+                f"{version}): another program may have changed the engine; run again to go on from the last checkpoint"
             )
         if not all(map(math.isfinite, sampled.logprobs)):
             raise TrainingFailure(

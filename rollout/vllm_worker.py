@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
         device: torch.device
         model_config: Any
+        vllm_config: Any
 
         def get_model(self) -> nn.Module: ...
 
@@ -39,6 +40,14 @@ class PolicyWeights(_Worker):
         self.reload_weights(weights_iterator=iter(weights))
         if packed:
             tie_again(model)
+
+    def describe_policy(self) -> dict[str, Any]:
+        """What a trainer must know before it uses a server that others started."""
+        return {
+            "dtype": str(self.model_config.dtype).removeprefix("torch."),
+            "longest": self.model_config.max_model_len,
+            "concurrent": self.vllm_config.scheduler_config.max_num_seqs,
+        }
 
     def load_policy_file(self, path: str) -> None:
         """Take the weights in a safetensors file of this machine, such as one in shared memory."""

@@ -1,10 +1,11 @@
 """From the policy to the engine: the one place where an engine gets newer weights, and where it is checked."""
 
 import time
+from collections.abc import Sequence
 
 from torch import nn
 
-from grpo.rollout.engine import Engine
+from grpo.rollout.engine import Engine, ReplicaLost, Sampler
 from grpo.rollout.verification import (
     Answer,
     Probe,
@@ -39,25 +40,33 @@ class WeightPush:
         """
         self._engine.load_weights(model, version)
         start = time.perf_counter()
-        answers = self._ask(model)
-        if not self._all_sound(answers):
+        replicas, answers = self._ask(model)
+        retried = not self._all_sound(answers)
+        if retried:
             self._engine.load_weights(model, version)
-            answers = self._ask(model)
-        self._demand(answers, model, version)
+            replicas, answers = self._ask(model)
+        self._demand(replicas, answers, model, version)
         self._before = answers
-        return {**gap_figures(answers), "time/check": time.perf_counter() - start} if answers else {}
+        cost = {"time/check": time.perf_counter() - start, "check/retried": float(retried)}
+        return {**gap_figures(answers), **cost} if answers else {}
 
-    def _ask(self, model: nn.Module) -> list[Answer]:
-        return [ask_replica(replica, model, self._probe) for replica in self._engine.replicas()]
+    def _ask(self, model: nn.Module) -> tuple[Sequence[Sampler], list[Answer]]:
+        """Every replica's answer; again from the first when one is lost meanwhile."""
+        while True:
+            replicas = self._engine.replicas()
+            try:
+                return replicas, [ask_replica(replica, model, self._probe) for replica in replicas]
+            except ReplicaLost:
+                continue
 
     def _all_sound(self, answers: list[Answer]) -> bool:
         return all(is_sound(answer, self._probe, before) for answer, before in self._pairs(answers))
 
-    def _demand(self, answers: list[Answer], model: nn.Module, version: int) -> None:
+    def _demand(self, replicas: Sequence[Sampler], answers: list[Answer], model: nn.Module, version: int) -> None:
         probe = self._probe
         for number, (answer, before) in enumerate(self._pairs(answers)):
             if not is_sound(answer, probe, before):
-                uncached = ask_replica(self._engine.replicas()[number], model, unseen(probe))
+                uncached = ask_replica(replicas[number], model, unseen(probe))
                 cause = likely_cause(answer, before, uncached, probe)
                 raise TrainingFailure(
                     f"weights of version {version}: engine {number + 1} of {len(answers)} does not sample with them, "

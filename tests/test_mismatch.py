@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from grpo.losses import make_loss
-from grpo.losses.mismatch import Correction, correction_weights, mismatch, on_policy_enough
+from grpo.losses.mismatch import CorrectionKind, correction_weights, mismatch, on_policy_enough
 from grpo.recipe import DapoLoss
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def test_equal_probabilities_have_no_mismatch() -> None:
     assert (found.k1, found.k3, found.mean_abs, found.max_abs, found.chi2) == (0, 0, 0, 0, 0)
 
 
-CORRECTIONS: dict[str, tuple[Correction, float, float]] = {
+CORRECTIONS: dict[str, tuple[CorrectionKind, float, float]] = {
     "token_tis_C2": ("token_truncate", 2.0, 0.0),
     "seq_tis_C2": ("sequence_truncate", 2.0, 0.0),
     "token_mask_icepop_0.5_5": ("token_mask", 5.0, 0.5),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from grpo.rollout.verification import Answer, Probe, describe, gap_figures, is_s
 from grpo.types import Completion
 
 
-def probe(exact: bool = True, temperature: float = 1.0, **settings: float) -> Probe:
-    return make_probe([(1, 2, 3), (4, 5)], 4, CheckSettings.model_validate(settings), temperature, "fp32", exact)
+def probe(kind: Any = "exact", temperature: float = 1.0, **settings: float) -> Probe:
+    return make_probe([(1, 2, 3), (4, 5)], 4, CheckSettings.model_validate(settings), temperature, "fp32", kind)
 
 
 def answer(*rows: list[tuple[float, float]]) -> Answer:
@@ -37,7 +38,7 @@ def test_tolerances() -> None:
     assert probe().tolerance == 1e-3
     assert probe(temperature=0.5).tolerance == 2e-3  # logits are divided by it, and their rounding with them
     assert probe(temperature=2.0).tolerance == 1e-3
-    assert probe(exact=False).tolerance == 0.25
+    assert (probe("dense").tolerance, probe("experts").tolerance) == (0.1, 0.25)
     assert probe(tolerance=0.01).tolerance == 0.01
 
 
@@ -45,7 +46,7 @@ def test_float32_is_judged_by_its_largest_gap_and_bfloat16_by_its_mean() -> None
     one_off = answer([(-1.0, -1.0), (-2.0, -2.6)], [(-3.0, -3.0)])  # largest 0.6, mean 0.2
     assert is_sound(SOUND, probe(), None)
     assert not is_sound(one_off, probe(), None)
-    assert is_sound(one_off, probe(exact=False), None)
+    assert is_sound(one_off, probe("experts"), None)
     assert gap_figures([SOUND, one_off]) == {
         "check/gap_max": pytest.approx(0.6, abs=1e-6), "check/gap_mean": pytest.approx(0.6001 / 6, abs=1e-6)
     }  # fmt: skip
@@ -53,14 +54,14 @@ def test_float32_is_judged_by_its_largest_gap_and_bfloat16_by_its_mean() -> None
 
 def test_what_is_no_number_is_never_sound() -> None:
     for broken in (math.nan, -math.inf):
-        assert not is_sound(answer([(broken, -1.0)]), probe(exact=False), None)
+        assert not is_sound(answer([(broken, -1.0)]), probe("experts"), None)
         assert not is_sound(answer([(-1.0, broken)]), probe(), None)
 
 
 def test_an_engine_that_answers_as_before_is_stale_once_the_learner_has_moved() -> None:
     """In bfloat16 the gap alone would not tell."""
     moved = replace(SOUND, learner_logprobs_N=SOUND.learner_logprobs_N - 0.1)
-    loose = probe(exact=False)
+    loose = probe("experts")
     assert is_sound(moved, loose, None)
     assert not is_sound(moved, loose, SOUND)
     assert is_sound(SOUND, loose, SOUND)  # a push of equal weights

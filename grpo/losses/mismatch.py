@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo.losses.aggregation import sequence_mean, sequence_sum
 
-Correction = Literal["token_truncate", "sequence_truncate", "token_mask", "sequence_mask", "geometric_mask"]
+CorrectionKind = Literal["token_truncate", "sequence_truncate", "token_mask", "sequence_mask", "geometric_mask"]
 
 
 @dataclass(frozen=True)
@@ -39,30 +39,32 @@ def mismatch(policy_logprobs_N: Tensor, sampler_logprobs_N: Tensor) -> Mismatch:
 
 
 def correction_weights(
-    policy_logprobs_N: Tensor,
+    anchor_logprobs_N: Tensor,
     sampler_logprobs_N: Tensor,
     sequence_N: Tensor,
-    mode: Correction,
+    kind: CorrectionKind,
     high: float,
     low: float = 0,
 ) -> Tensor:
     """Return the factor of each token's loss, without gradient; denominators of the aggregation stay as they are.
 
+    rho is exp(anchor - sampler), the anchor being the learner's own computation with the weights that sampled.
+
     token_truncate: min(rho, high) (TIS). token_mask: rho inside [low, high], else 0 (MIS; 0.5 and 5 is IcePop).
     sequence_truncate, sequence_mask: the same with the product of rho over the sequence. geometric_mask: 1 where the
     geometric mean of rho over the sequence lies in [low, high], else 0.
     """
-    log_rho_N = (policy_logprobs_N - sampler_logprobs_N).detach()
-    if mode.startswith("sequence"):
+    log_rho_N = (anchor_logprobs_N - sampler_logprobs_N).detach()
+    if kind.startswith("sequence"):
         sequences = int(sequence_N.max()) + 1
         log_rho_N = sequence_sum(log_rho_N, sequence_N, sequences)[sequence_N]
-    elif mode == "geometric_mask":
+    elif kind == "geometric_mask":
         log_rho_N = sequence_mean(log_rho_N, sequence_N)
     rho_N = log_rho_N.exp()
-    if mode.endswith("truncate"):
+    if kind.endswith("truncate"):
         return rho_N.clamp(max=high)
     inside_N = (rho_N >= low) & (rho_N <= high)
-    weight_N = torch.ones_like(rho_N) if mode == "geometric_mask" else rho_N
+    weight_N = torch.ones_like(rho_N) if kind == "geometric_mask" else rho_N
     return torch.where(inside_N, weight_N, 0)
 
 

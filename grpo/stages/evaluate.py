@@ -59,7 +59,7 @@ def evaluate(stage: EvaluateStage, run: StageRun, path: str, step: int) -> tuple
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     problems = chosen_problems(task, stage.part)[: stage.limit]
     prompts = [task.problems.prompt_ids[problem.id] for problem in problems]
-    work = Work(prompts, stage.max_new_tokens, 1.0, stage.precision, run.folder)
+    work = Work(prompts, stage.max_new_tokens, 1.0, stage.precision, run.folder, run.model.trust_remote_code)
     engine = make_engine(stage, policy, work)
     WeightPush(engine, probe_of(stage, policy, work))(policy.model, step)
     clock = Clock()

@@ -27,7 +27,6 @@ from grpo.recipe import GrpoStage
 from grpo.rollout.engine import Engine
 from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
 from grpo.rollout.stopping import decode
-from grpo.rollout.transformers_engine import check_room
 from grpo.rollout.weights import WeightPush
 from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
@@ -83,14 +82,16 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
-    check_room(policy.model, prompts, stage.rollout.max_new_tokens)
     reference = make_reference(policy) if stage.kl.beta > 0 else None
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
-    work = Work(prompts, stage.rollout.max_new_tokens, stage.rollout.temperature, stage.precision, run.folder)
-    run.display.note(f"{run.folder.name}: {chosen_engine(stage.rollout)} samples the completions")
-    engine = make_engine(stage.rollout, policy, work)
-    push_weights = WeightPush(engine, probe_of(stage.rollout, policy, work))
+    rollout = stage.rollout
+    work = Work(
+        prompts, rollout.max_new_tokens, rollout.temperature, stage.precision, run.folder, run.model.trust_remote_code
+    )
+    run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
+    engine = make_engine(rollout, policy, work)
+    push_weights = WeightPush(engine, probe_of(rollout, policy, work))
     push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
