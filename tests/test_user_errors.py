@@ -36,7 +36,7 @@ def says(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         ("stages.1.rollout.engine=vllm-server", ("needs servers for engine vllm-server",)),
         ("stages.1.rollout={engine: vllm-server, servers: {count: 1, urls: [a]}}", ("exactly one of count, urls",)),
         ("stages.1.rollout={engine: vllm-server, servers: {urls: [a], key_env: NO_KEY}}", ("NO_KEY", "grpo serve")),
-        ("stages.1.rollout.vllm.dtype=bfloat16", ("vllm belongs to engines of vLLM",)),
+        ("stages.1.rollout.vllm.dtype=bfloat16", ("vllm and check belong to engines of vLLM",)),
         ("stages.1.correction={kind: token_trunkate}", ("token_trunkate", "token_truncate")),
         ("stages.2.models=[07-grpo]", ("07-grpo", "01-sft")),
         ("stages.1.keep_best=reward/acuracy", ("reward/acuracy", "reward/accuracy")),
