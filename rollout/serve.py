@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -71,9 +72,16 @@ def start(
     return subprocess.Popen(watch, env=own, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a server and every process that it started, even one that hangs."""
+def stop(process: "subprocess.Popen[bytes]", grace_s: float = 0.0) -> None:
+    """End a server and every process that it started, even one that hangs; with `grace_s` it may first tidy up."""
     with contextlib.suppress(ProcessLookupError):
+        if grace_s:
+            os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline:
+            process.poll()  # or else it stays in its group when it has ended
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -18,6 +18,8 @@ from grpo.types import EngineLost, UserError
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.2
+GRACE_S = 10.0
+"""Seconds in which a server may give back the shared memory of its processes when the run is over."""
 
 MOST_DEATHS = 3
 """Deaths of a server, without a completion between them, after which it is given up: they are no accident then."""
@@ -98,7 +100,7 @@ class ServerPool:
     def close(self) -> None:
         """End the servers that were started here."""
         for process in self._processes.values():
-            stop(process)
+            stop(process, GRACE_S)
         self._processes.clear()
 
     def _start_all(self, count: int, tensor_parallel: int) -> None:
