@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     from accelerate import Accelerator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from grpo.batch import Trajectory, micro_batches
+    from grpo.allocator import keep_freed_memory
+    from grpo.batch import Trajectory, micro_batches, pack
     from grpo.forward import prepare_packing, target_logprobs
     from grpo.learner import Learner, train_step
     from grpo.losses import make_loss
@@ -92,6 +94,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     from grpo.recipe import GrpoStage
     from grpo.types import TokenSequence
 
+    keep_freed_memory()  # as grpo-train does
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     prepare_packing(model, tokenizer)
@@ -106,7 +109,9 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     objective = PolicyGradient(make_loss(stage.loss), 1.0, stage.kl, reference, 0.0)
     count = sum(len(group["completions"]) for group in rollouts["groups"])
     trajectories = [
-        Trajectory(TokenSequence(tuple(g["prompt"]), tuple(ids)), (0.0,) * len(ids), advantage, 1 / (count * len(ids)))
+        Trajectory(
+            TokenSequence(tuple(g["prompt"]), tuple(ids)), (0.0,) * len(ids), (), advantage, 1 / (count * len(ids))
+        )
         for g in rollouts["groups"]
         for ids, advantage in zip(g["completions"], g["advantages"], strict=True)
     ]
@@ -114,13 +119,13 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     sampled = []
     with torch.no_grad(), learner.autocast():
         for trajectory in trajectories:  # the sampler's own log-probabilities
-            (alone,) = micro_batches([trajectory], settings.budget, cpu)
-            logprobs = tuple(target_logprobs(model, alone.tokens).tolist())
-            sampled.append(Trajectory(trajectory.tokens, logprobs, trajectory.advantage, trajectory.weight))
+            logprobs = tuple(target_logprobs(model, pack([trajectory.tokens], cpu)).tolist())
+            sampled.append(replace(trajectory, sampler_logprobs=logprobs, anchor_logprobs=logprobs))
     seconds, losses, norms = [], [], []
     for step in range(settings.updates + 1):
         begin = time.perf_counter()
-        figures = train_step(learner, micro_batches(sampled, settings.budget, cpu), objective, step).figures()
+        batches = micro_batches(sampled, learner.micro_batch_tokens, cpu, learner.shares)
+        figures = train_step(learner, batches, objective, step).figures()
         seconds.append(time.perf_counter() - begin)
         losses.append(figures["loss"])
         norms.append(figures["grad_norm"])

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from grpo import __version__
+from grpo.allocator import keep_freed_memory
 from grpo.types import TrainingFailure, UserError
 
 
@@ -27,6 +28,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would take")
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run is kept beside the new one")
     parser.add_argument("--version", action="version", version=__version__)
+    keep_freed_memory()
     return _guarded(_train, parser.parse_args(arguments))
 
 

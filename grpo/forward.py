@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.batch import pack
+from grpo.fused import fuse
 from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
@@ -123,6 +124,7 @@ def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> lis
     base = _base(model)
     was_training = model.training
     model.eval()
+    fuse(base)
     notes = [*_choose_head(base, tokenizer), *_choose_layout(base, tokenizer)]
     model.train(was_training)
     return notes
