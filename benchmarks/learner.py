@@ -124,7 +124,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     seconds, losses, norms = [], [], []
     for step in range(settings.updates + 1):
         begin = time.perf_counter()
-        batches = micro_batches(sampled, learner.micro_batch_tokens, cpu, learner.shares)
+        batches = micro_batches(sampled, settings.budget, cpu)
         figures = train_step(learner, batches, objective, step).figures()
         seconds.append(time.perf_counter() - begin)
         losses.append(figures["loss"])

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
 from grpo.kernels.remade import remaking
-from grpo.lanes import lanes_for, side_by_side
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
 from grpo.tally import Tally
@@ -50,18 +49,7 @@ class Learner:
         self.optimizer = make_optimizer(model, settings)
         if settings.activations == "recompute":
             recompute_layers(model)
-        self.lanes = lanes_for(model, accelerator.device, dropout)
         self.bad_steps_in_a_row = 0
-
-    @property
-    def shares(self) -> int:
-        """How many micro-batches are computed at a time, over processes and lanes."""
-        return self.accelerator.num_processes * self.lanes
-
-    @property
-    def micro_batch_tokens(self) -> int:
-        """The budget of one micro-batch: a process's lanes share the recipe's."""
-        return max(1, self.settings.tokens_per_micro_batch // self.lanes)
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes."""
@@ -93,16 +81,11 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
     learner.model.train(learner.dropout)
     learner.optimizer.zero_grad(set_to_none=True)
     here = learner.accelerator.process_index
-    mine = batches[here :: learner.accelerator.num_processes]
-
-    def work(model: nn.Module, batch: B) -> Tally:
+    for batch in batches[here :: learner.accelerator.num_processes]:
         with learner.autocast(), learner.activations():
-            loss, figures = objective(model, batch)
+            loss, figures = objective(learner.model, batch)
         loss.backward()
-        return figures.add("loss", loss.item())
-
-    for figures in side_by_side(learner.model, mine, work, learner.lanes):
-        tally.merge(figures)
+        tally.merge(figures.add("loss", loss.item()))
     _sum_gradients(learner)
     return _apply(learner, step, _merged(tally, learner.accelerator))
 

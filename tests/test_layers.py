@@ -13,7 +13,7 @@ FLOORS = [
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
-        "grpo.evaluation", "grpo.allocator", "grpo.fused", "grpo.lanes",
+        "grpo.evaluation", "grpo.allocator", "grpo.fused",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },

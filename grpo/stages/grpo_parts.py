@@ -56,8 +56,9 @@ class Parts:
 
     def micro_batches(self, minibatch: Sequence[Trajectory]) -> list[Batch]:
         """The micro-batches of a minibatch."""
-        learner, share = self.learner, packs(self.policy.model)
-        return micro_batches(minibatch, learner.micro_batch_tokens, learner.accelerator.device, learner.shares, share)
+        accelerator = self.learner.accelerator
+        share, processes = packs(self.policy.model), accelerator.num_processes
+        return micro_batches(minibatch, self.stage.tokens_per_micro_batch, accelerator.device, processes, share)
 
     def objective(self) -> PolicyGradient:
         """The loss as the recipe has it, with the entropy coefficient of this step."""

@@ -36,7 +36,7 @@ def run(stage: SftStage, run: StageRun) -> None:
         sequences = [examples[problem.id] for problem in drawn]
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
-            batches = packed(sequences, learner)
+            batches = packed(sequences, stage.tokens_per_micro_batch, learner)
             tally = train_step(learner, batches, CrossEntropy(target_tokens), training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
@@ -74,7 +74,7 @@ def encode(
     return examples
 
 
-def packed(sequences: Sequence[TokenSequence], learner: Learner) -> list[PackedTokens]:
+def packed(sequences: Sequence[TokenSequence], budget: int, learner: Learner) -> list[PackedTokens]:
     """Micro-batches of whole examples within a token budget."""
-    parts = split(sequences, learner.micro_batch_tokens, learner.shares, packs(learner.model))
+    parts = split(sequences, budget, learner.accelerator.num_processes, packs(learner.model))
     return [pack([sequences[i] for i in part], learner.accelerator.device) for part in parts]
