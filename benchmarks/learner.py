@@ -7,7 +7,8 @@
 
 `compare` starts one process a run, in turn, and says the ratio of medians. Both sides make the same number of updates
 from the same tokens with the same loss; the first update of each process warms up and is not counted. TRL runs without
-gradient checkpointing and without a pass for old log-probabilities, which is its fastest way.
+gradient checkpointing and, unless `--trl-old` asks for it, without the pass for old log-probabilities that it makes by
+default when vLLM samples: its fastest way.
 """
 
 import argparse
@@ -146,17 +147,20 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             batch = _padded(rollouts)
             if self.beta:
-                ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-                mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-                with torch.no_grad():
-                    batch["ref_per_token_logps"] = self._get_per_token_logps_and_entropies(
-                        self.ref_model,
-                        ids,
-                        mask,
-                        batch["completion_ids"].size(1),
-                        self.args.per_device_train_batch_size,
-                    )[0]
+                batch["ref_per_token_logps"] = self._logprobs(self.ref_model, batch)
+            if settings.trl_old:
+                batch["old_per_token_logps"] = self._logprobs(self.model, batch)
             return batch
+
+        @torch.no_grad()
+        def _logprobs(self, model: Any, batch: dict[str, Any]) -> Tensor:
+            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+            mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+            size = self.args.per_device_train_batch_size
+            logprobs: Tensor = self._get_per_token_logps_and_entropies(
+                model, ids, mask, batch["completion_ids"].size(1), size
+            )[0]
+            return logprobs
 
     class Watch(TrainerCallback):
         """Notes how long every update takes."""
@@ -232,6 +236,7 @@ def compare(settings: argparse.Namespace) -> None:
         for who in ("ours", "trl") if pair % 2 == 0 else ("trl", "ours"):
             given = ["--updates", str(settings.updates), "--beta", str(settings.beta), "--dtype", settings.dtype]
             sizes = ["--budget", str(settings.budget), "--trl-batch", str(settings.trl_batch)]
+            sizes += ["--trl-old"] if settings.trl_old else []
             command = [sys.executable, __file__, "one", settings.model, settings.rollouts, "--who", who, *given, *sizes]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -395,6 +400,9 @@ def main() -> None:
         comparing.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
         comparing.add_argument("--budget", type=int, default=4096, help="tokens of a micro-batch, ours")
         comparing.add_argument("--trl-batch", type=int, default=8, help="sequences of a micro-batch, TRL's")
+        comparing.add_argument(
+            "--trl-old", action="store_true", help="TRL's pass for old log-probabilities, as with vLLM"
+        )
         comparing.add_argument("--pairs", type=int, default=5)
         comparing.add_argument("--who", choices=["ours", "trl"])
     commands.add_parser("sweep").add_argument("model")
