@@ -41,11 +41,19 @@ class Scaled(NamedTuple):
 def quantise(x_MK: Tensor, rows: int) -> Scaled:
     """Round to E4M3 in tiles of `rows` x 128. In [0.1, -0.25, 3.0] the scale is 3 / 448, and 3.0 becomes 448."""
     size, inner = x_MK.shape
-    padded = pad(x_MK.float(), (0, -inner % TILE, 0, -size % rows))
-    tiles = padded.view(padded.shape[0] // rows, rows, padded.shape[1] // TILE, TILE)
+    tiles = _tiles(x_MK.float(), rows)
     scales_MC = (tiles.abs().amax((1, 3)) / LARGEST).clamp_min(SMALLEST_SCALE)
-    values = (tiles / scales_MC[:, None, :, None]).view(padded.shape)[:size, :inner]
+    values = (tiles / scales_MC[:, None, :, None]).flatten(2).flatten(0, 1)[:size, :inner]
     return Scaled(values.to(torch.float8_e4m3fn), scales_MC, rows)
+
+
+def _tiles(x_MK: Tensor, rows: int) -> Tensor:
+    """(M / rows, rows, K / 128, 128), zeros where a last tile ends early; a single one is as small as it is."""
+    size, inner = x_MK.shape
+    rows, width = max(1, min(rows, size)), max(1, min(TILE, inner))
+    missing = (0, -inner % width, 0, -size % rows)
+    padded = pad(x_MK, missing) if any(missing) else x_MK
+    return padded.reshape(padded.shape[0] // rows, rows, padded.shape[1] // width, width)
 
 
 def dequantise(x: Scaled) -> Tensor:
@@ -61,8 +69,8 @@ def chunks(inner: int) -> list[tuple[int, int]]:
 def product(a: Scaled, b: Scaled) -> Tensor:
     """a @ b.T for (M, K) and (N, K), as (M, N) in float32."""
     a_MC, b_NC = a.spread_scales(), b.spread_scales()
-    sum_MN = torch.zeros(len(a.values_MK), len(b.values_MK), device=a_MC.device)
+    sum_MN = torch.zeros(len(a_MC), len(b_NC), device=a_MC.device)
     for chunk, (first, last) in enumerate(chunks(a.values_MK.shape[1])):
         part_MN = a.values_MK[:, first:last].float() @ b.values_MK[:, first:last].float().mT
-        sum_MN += part_MN * a_MC[:, chunk, None] * b_NC[None, :, chunk]
+        sum_MN += part_MN.mul_(a_MC[:, chunk, None]).mul_(b_NC[None, :, chunk])
     return sum_MN

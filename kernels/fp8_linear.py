@@ -6,6 +6,7 @@ input from what was kept of it in FP8, as DeepSeek-V3 does.
 Axes: T tokens, K inputs, N outputs.
 """
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -21,6 +22,7 @@ FIRST_WITH_FP8 = (8, 9)
 """Compute capability of the first GPUs with units for E4M3."""
 
 
+@cache
 def has_fp8_units(device: torch.device) -> bool:
     """Whether products in FP8 are computed as such; elsewhere their rounding is imitated in float32."""
     if device.type != "cuda" or not find_spec("triton"):

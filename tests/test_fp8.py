@@ -1,8 +1,10 @@
 """What of a model computes in FP8, when it does, and that nothing else about training changes."""
 
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from grpo.batch import Trajectory, micro_batches
+from grpo.cli import train
 from grpo.forward import prepare_packing, target_logprobs
 from grpo.fp8 import Switch, fp8_experts, use_fp8
 from grpo.kernels.fp8_linear import fp8_linear
@@ -204,3 +207,21 @@ def test_a_model_without_linear_layers_is_refused() -> None:
     config = AutoConfig.for_model("gpt2", vocab_size=32, n_embd=16, n_layer=1, n_head=2)
     with pytest.raises(UserError, match="needs linear layers, GPT2LMHeadModel has none: set bf16"):
         learner_of(AutoModelForCausalLM.from_config(config))
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_computes_in_fp8_and_its_gap_to_the_sampler(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sampler's bf16 is not the learner's FP8: the gap is there at every first update, and small."""
+    grpo = {"kind": "grpo", "steps": 2, "lr": 1e-3, "prompts_per_step": 4, "completions_per_prompt": 4}
+    grpo |= {"precision": "fp8_block", "kl": {"beta": 0.01}, "rollout": {"max_new_tokens": 24}}
+    recipe = write_recipe(stages=[grpo])
+    assert train([str(recipe)]) == 0
+    assert "linear layers and the experts of 1 layers compute in FP8" in capsys.readouterr().out
+    metrics = (recipe.parent / "runs" / "tiny" / "01-grpo" / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(metrics[0])
+    assert 1e-4 < first["sampler/mismatch_mean"] < 0.2
+    assert abs(first["kl"]) < 1e-6  # reference and policy round alike
