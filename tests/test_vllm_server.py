@@ -120,6 +120,29 @@ def test_a_server_that_dies_in_a_rollout_costs_nothing_and_comes_back(
     assert WeightPush(engine, probe)(policy.model, engine._version)["check/gap_max"] < 1e-4
 
 
+@pytest.mark.slow
+def test_servers_of_others_are_asked_what_they_are(
+    engine: ServerEngine, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPO_SERVER_KEY", engine._pool._key)
+    servers = {"urls": [server.client.url for server in engine._pool.servers]}
+    work = Work(PROMPTS, 128, 1.0, "fp32", tmp_path)
+
+    def settings(**more: str) -> RolloutSettings:
+        given = {"engine": "vllm-server", "servers": servers | more, "max_concurrent": 8}
+        return RolloutSettings.model_validate(given)
+
+    theirs = make_engine(settings(), policy, work)
+    assert isinstance(theirs, ServerEngine)
+    assert theirs._pool.way == "file" or torch.cuda.is_available()
+    assert WeightPush(theirs, probe_of(settings(), policy, work))(policy.model, 1)["check/gap_max"] < 1e-4
+    theirs.close()
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"servers\.transfer: nccl needs a learner on a GPU, got one on a CPU"):
+            make_engine(settings(transfer="nccl"), policy, work)
+    engine.load_weights(policy.model, engine._version + 1)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("way", "gpus"), [("ipc", 1), ("nccl", 2)])
 def test_weights_reach_a_server_on_gpus(policy: Policy, tmp_path: Path, way: str, gpus: int) -> None:
