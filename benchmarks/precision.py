@@ -44,7 +44,7 @@ def train(recipe: Any, precision: str, steps: int, watch: bool) -> tuple[list[fl
         drawn = draw(problems.train, recipe.seed, step * stage.examples_per_step, stage.examples_per_step)
         sequences = [examples[problem.id] for problem in drawn]
         objective = CrossEntropy(sum(len(sequence.target_ids) for sequence in sequences))
-        batches = packed(sequences, stage.tokens_per_micro_batch, learner)
+        batches = packed(sequences, learner)
         if watch:
             watched.append(loss(watcher, batches, objective))
         losses.append(train_step(learner, batches, objective, step).figures()["loss"])

@@ -41,10 +41,13 @@ def learner_of(model: nn.Module, **values: Any) -> Learner:
     return Learner(model, stage, 4, Accelerator(cpu=True))
 
 
-def step(learner: Learner, number: int = 0) -> None:
+def objective_of(learner: Learner) -> PolicyGradient:
     stage: Any = learner.settings
-    objective = PolicyGradient(make_loss(stage.loss), 1.0, stage.kl, None, 0.0)
-    train_step(learner, micro_batches(TRAJECTORIES, 100, torch.device("cpu")), objective, number)
+    return PolicyGradient(make_loss(stage.loss), 1.0, stage.kl, None, 0.0)
+
+
+def step(learner: Learner, number: int = 0) -> None:
+    train_step(learner, micro_batches(TRAJECTORIES, 100, torch.device("cpu")), objective_of(learner), number)
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -153,6 +156,18 @@ def test_activations_that_are_not_kept_round_as_they_did(
     for model, kind in zip(models, ("keep", activations), strict=True):
         prepare_packing(model, byte_tokenizer)
         step(learner_of(model, activations=kind))
+    assert torch.equal(*map(weights, models))
+
+
+def test_micro_batches_side_by_side_round_as_one_after_the_other(tiny_model: MakeModel, byte_tokenizer: Any) -> None:
+    models = [tiny_model("llama") for _ in range(2)]
+    for model, lanes in zip(models, (1, 2), strict=True):
+        prepare_packing(model, byte_tokenizer)
+        learner = learner_of(model)
+        learner.lanes = lanes
+        split = micro_batches(TRAJECTORIES, 5, torch.device("cpu"))
+        assert len(split) == 2
+        train_step(learner, split, objective_of(learner), 0)
     assert torch.equal(*map(weights, models))
 
 
