@@ -86,7 +86,8 @@ def _is_experts(module: nn.Module) -> bool:
 
 def _notes(model: nn.Module, linears: int, experts: int) -> list[str]:
     device = next(model.parameters()).device
-    notes = [f"precision: fp8_block: {linears} linear layers and the experts of {experts} layers compute in FP8"]
+    what = f"{linears} linear layers" + (f" and {experts} layers' experts" if experts else "")
+    notes = [f"precision: fp8_block: {what} compute in FP8"]
     if not has_fp8_units(device):
         notes.append(f"precision: fp8_block: {device.type} has no units for FP8 here: its rounding is imitated, slowly")
     left = {type(m).__name__ for m in model.modules() if not _is_experts(m) and _holds_fused_weights(m)}
