@@ -159,18 +159,6 @@ def test_activations_that_are_not_kept_round_as_they_did(
     assert torch.equal(*map(weights, models))
 
 
-def test_micro_batches_side_by_side_round_as_one_after_the_other(tiny_model: MakeModel, byte_tokenizer: Any) -> None:
-    models = [tiny_model("llama") for _ in range(2)]
-    for model, lanes in zip(models, (1, 2), strict=True):
-        prepare_packing(model, byte_tokenizer)
-        learner = learner_of(model)
-        learner.lanes = lanes
-        split = micro_batches(TRAJECTORIES, 5, torch.device("cpu"))
-        assert len(split) == 2
-        train_step(learner, split, objective_of(learner), 0)
-    assert torch.equal(*map(weights, models))
-
-
 def test_a_step_stays_near_that_of_bf16_with_float32_gradients(tiny_model: MakeModel, byte_tokenizer: Any) -> None:
     """In a dense model; among experts rounding sends some tokens another way."""
     gradients = []
