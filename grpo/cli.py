@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server.add_argument("--kv-cache-gb", type=float, help="memory for keys and values")
     server.add_argument("--memory-share", type=float, default=0.9, help="of a GPU's memory, weights included")
     server.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to spread the model over")
+    server.add_argument(
+        "--transfer",
+        choices=["auto", "file", "ipc", "nccl"],
+        default="auto",
+        help="how weights come: ipc from a learner on the same GPU, nccl from other GPUs; auto: nccl on a GPU",
+    )
     server.set_defaults(run=_serve)
     tester = commands.add_parser("reward-test", help="check a reward against labelled cases, or against attacks")
     tester.add_argument("reward", help="a built-in name, file.py:function or package.module:function")
@@ -139,7 +145,7 @@ def _serve(options: argparse.Namespace) -> None:
             engine="vllm-server",
             max_concurrent=options.max_concurrent,
             vllm=VllmSettings(kv_cache_gb=options.kv_cache_gb, memory_share=options.memory_share),
-            servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel),
+            servers=ServerSettings(count=1, tensor_parallel=options.tensor_parallel, transfer=options.transfer),
         )
     except ValidationError as error:
         first = error.errors()[0]

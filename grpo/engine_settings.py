@@ -47,6 +47,10 @@ class ServerSettings(Settings):
     folder: str | None = Field(
         None, description="where servers read new weights; left out, this machine's shared memory"
     )
+    transfer: Literal["auto", "file", "ipc", "nccl"] = Field(
+        "auto",
+        description="how weights reach servers; ipc: on the learner's own GPU, nccl: on other GPUs, auto: by device",
+    )
     key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
     deadline_s: Positive = Field(60.0, description="seconds without a sign of life before a server counts as hung")
     start_s: Positive = Field(600.0, description="seconds that a server may take to start")
@@ -57,6 +61,10 @@ class ServerSettings(Settings):
         where_started = {"tensor_parallel", "start_s"} & self.model_fields_set
         if self.urls is not None and where_started:
             raise ValueError(f"{min(where_started)} belongs to count: servers at urls have started already")
+        if self.folder is not None and self.transfer in ("ipc", "nccl"):
+            raise ValueError(f"folder belongs to transfer: file, got transfer: {self.transfer}")
+        if self.transfer == "ipc" and self.tensor_parallel > 1:
+            raise ValueError(f"transfer: ipc reaches one GPU, got tensor_parallel {self.tensor_parallel}: use nccl")
         if self.count is not None and "key_env" in self.model_fields_set:
             raise ValueError("key_env belongs to urls: servers that are started here get a key of their own")
         return self

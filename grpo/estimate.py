@@ -99,7 +99,7 @@ def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, refe
         "gradients": size.trainable * weight,
         "AdamW": size.trainable * moments,
         "reference": size.parameters * weight if reference and model.lora is None else 0,
-        "activations": tokens * size.hidden * kept * BYTES[stage.precision],
+        "activations": tokens * size.hidden * kept * BYTES[stage.sampling_precision],
         "logits": min(max(TILE, tokens * NARROWEST), tokens * size.vocabulary) * 4 * LOGIT_COPIES,
     }
     listed = " + ".join(f"{name} {value / 1e9:.2f}" for name, value in parts.items() if value)

@@ -5,8 +5,8 @@ processes changes it.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
+from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
@@ -47,13 +48,18 @@ class Learner:
         self.total_steps = total_steps
         self.accelerator = accelerator
         self.optimizer = make_optimizer(model, settings)
+        self.fp8 = Switch()
+        self.notes = use_fp8(model, self.fp8) if settings.precision == "fp8_block" else []
         if settings.activations == "recompute":
             recompute_layers(model)
         self.bad_steps_in_a_row = 0
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The precision of forward passes."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        device, rounds = self.accelerator.device.type, self.settings.precision != "fp32"
+        with torch.autocast(device, torch.bfloat16, enabled=rounds), self.fp8.on():
+            yield
 
     def activations(self) -> AbstractContextManager[object]:
         """Where what the backward pass needs is kept during the forward pass."""
@@ -84,7 +90,8 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
     for batch in batches[here :: learner.accelerator.num_processes]:
         with learner.autocast(), learner.activations():
             loss, figures = objective(learner.model, batch)
-        loss.backward()
+        with learner.fp8.on():  # also for layers that are computed again
+            loss.backward()
         tally.merge(figures.add("loss", loss.item()))
     _sum_gradients(learner)
     return _apply(learner, step, _merged(tally, learner.accelerator))

@@ -8,6 +8,8 @@ from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import chosen_engine
 from grpo.rollout.server_pool import key_for_urls
+from grpo.rollout.transfer import planned_way
+from grpo.rollout.vllm_options import on_cpu
 from grpo.sources import read_problems
 from grpo.types import UserError
 
@@ -56,6 +58,8 @@ def _check_engine(settings: EngineSettings) -> None:
         )
     if settings.servers is not None and settings.servers.urls is not None:
         key_for_urls(settings.servers)
+    if settings.servers is not None and settings.servers.count is not None:
+        planned_way(settings.servers, on_cpu())
     folder = settings.servers.folder if settings.servers is not None else None
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"rollout.servers.folder: expected a folder that the servers see too, got {folder}: make it")

@@ -189,7 +189,9 @@ class TrainingSettings(Settings):
     beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.999
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive = 1.0
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, the weights themselves keep dtype")
+    precision: Literal["fp32", "bf16", "fp8_block"] = Field(
+        "fp32", description="bf16: autocast, the weights themselves keep dtype; fp8_block: linear layers in FP8 besides"
+    )
     tokens_per_micro_batch: Count = Field(4096, description="tokens computed at a time, a shared prompt counted once")
     activations: Literal["keep", "recompute", "offload"] = Field(
         "keep", description="between forward and backward pass: kept, computed twice, or moved to the CPU's memory"
@@ -205,6 +207,11 @@ class TrainingSettings(Settings):
         if self.lr_floor and self.lr_schedule == "constant":
             raise ValueError("lr_floor belongs to a linear or cosine lr_schedule")
         return self
+
+    @property
+    def sampling_precision(self) -> Literal["fp32", "bf16"]:
+        """Of the policy when it is sampled from: FP8 is the learner's alone."""
+        return "fp32" if self.precision == "fp32" else "bf16"
 
 
 class SftStage(TrainingSettings):

@@ -61,7 +61,7 @@ def resume(
     accelerator = run.accelerator
     with accelerator.main_process_first():  # the first may move a broken checkpoint aside
         checkpoint, notes = load_latest(run.folder / "checkpoints")
-    for note in notes:
+    for note in [*learner.notes, *notes]:
         run.display.note(note)
     if checkpoint is None:
         log = RunLog.open(run.folder, run.folder.name, accelerator, position=None)

@@ -95,11 +95,14 @@ def serve(
         UserError: there is no model, or vLLM cannot serve its architecture.
     """
     from grpo.pretrained import load_config
-    from grpo.rollout.vllm_options import Load, vllm_options
+    from grpo.rollout.transfer import planned_way, with_way
+    from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
 
     config = load_config(model)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
     options = vllm_options(settings, model, config, dtype, Load(length or positions))
+    if settings.servers is not None:
+        options = with_way(options, planned_way(settings.servers, on_cpu()))
     key = os.environ.get(KEY_VARIABLE) or new_key()
     print(f"{address.url} serves {model}; whoever is to use it needs\n  export {KEY_VARIABLE}={key}", flush=True)
     if address.host not in ("127.0.0.1", "localhost", "::1"):

@@ -69,26 +69,33 @@ class ServerClient:
 
     def load(self, file: str, version: str) -> None:
         """Let the server take the weights of a file that it can read. Raises ServerDown or ServerRefused."""
-        asyncio.run(self._load(file, version))
+        self.ask("/collective_rpc", {"method": "load_policy_file", "args": [file]})
+        self.name_weights(version)
 
-    async def _load(self, file: str, version: str) -> None:
-        async with self.session() as session:
-            try:
-                async with asyncio.timeout(LOAD_S):
-                    await _post(session, "/collective_rpc", {"method": "load_policy_file", "args": [file]}, final=True)
-                    await _post(session, "/reset_prefix_cache", {})
-                    await _post(session, "/update_weight_version", {"new_version": version})
-            except TimeoutError:
-                raise ServerDown(f"weights were not taken within {LOAD_S:g} s") from None
+    def name_weights(self, version: str) -> None:
+        """Let the server forget what older weights made and call the new ones `version`."""
+        self.ask("/reset_prefix_cache", {}, final=False)
+        self.ask("/update_weight_version", {"new_version": version}, final=False)
 
     def describe(self) -> dict[str, Any]:
-        """The server's dtype, longest sequence and places. Raises ServerDown or ServerRefused."""
-        return asyncio.run(self._describe())
+        """The server's dtype, longest sequence and places, the way that it takes weights, and its workers' GPUs.
 
-    async def _describe(self) -> dict[str, Any]:
+        Raises ServerDown or ServerRefused.
+        """
+        workers = self.ask("/collective_rpc", {"method": "describe_policy"})["results"]
+        gpus = tuple(worker["gpu"] for worker in workers if worker.get("gpu"))
+        return {**workers[0], "gpus": gpus, "workers": len(workers)}
+
+    def ask(self, path: str, body: Any, final: bool = True) -> Any:
+        """The JSON of one answer that may take as long as new weights do. Raises ServerDown or ServerRefused."""
+        return asyncio.run(self._ask(path, body, final))
+
+    async def _ask(self, path: str, body: Any, final: bool) -> Any:
         async with self.session() as session:
-            answer = await _post(session, "/collective_rpc", {"method": "describe_policy"}, final=True)
-        return dict(answer["results"][0])
+            try:
+                return await asyncio.wait_for(_post(session, path, body, final), LOAD_S)
+            except TimeoutError:
+                raise ServerDown(f"{path}: no answer within {LOAD_S:g} s") from None
 
     def is_up(self) -> bool:
         """Whether the server says that it is healthy and takes our key."""

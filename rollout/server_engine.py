@@ -1,7 +1,6 @@
 """vLLM on servers: completions are shared out by load, and a server that dies or hangs costs no answer."""
 
 import asyncio
-import tempfile
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -9,21 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from grpo.checkpoint_names import checkpoint_tensors
 from grpo.engine_settings import ServerSettings
 from grpo.families import EngineOptions
-from grpo.files import full_disk_is_an_answer
 from grpo.rollout.engine import ReplicaLost, Sampler, SampleRequest, Sampling
+from grpo.rollout.file_sender import FileSender
+from grpo.rollout.native_sender import NativeSender
 from grpo.rollout.server_client import Row, ServerDown, ServerRefused
 from grpo.rollout.server_pool import Server, ServerPool
+from grpo.rollout.transfer import REMEDY
 from grpo.rollout.vllm_requests import Reader
 from grpo.types import Completion, TrainingFailure
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass
@@ -64,7 +61,8 @@ class ServerEngine:
         self._run = uuid.uuid4().hex
         self._version = 0
         self._pool = ServerPool(settings, options, logs)
-        self._weights = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_weights_folder(settings.folder))
+        way = self._pool.way
+        self._weights = FileSender(settings.folder) if way == "file" else NativeSender(way)
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order, each sampled exactly once.
@@ -89,10 +87,8 @@ class ServerEngine:
         return errand.answers(requests)
 
     def load_weights(self, model: nn.Module, version: int) -> None:
-        """Write the weights once, and let every server take them."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint_tensors(model).items()}
-        with full_disk_is_an_answer(self._file):
-            save_file(tensors, self._file)
+        """Let every server take the weights."""
+        self._weights.hold(model)
         self._version = version
         for server in self._pool.servers:
             server.weights = None
@@ -108,12 +104,8 @@ class ServerEngine:
 
     def close(self) -> None:
         """End the servers that were started here, and take the weights out of memory."""
+        self._weights.close()
         self._pool.close()
-        self._weights.cleanup()
-
-    @property
-    def _file(self) -> Path:
-        return Path(self._weights.name) / "weights.safetensors"
 
     @property
     def _label(self) -> str:
@@ -134,7 +126,7 @@ class ServerEngine:
 
     def _give_weights(self, server: Server) -> None:
         try:
-            server.client.load(str(self._file), self._label)
+            self._weights.give(server.client, self._label)
         except ServerDown as error:
             self._pool.bury(server, str(error))
         except ServerRefused as error:
@@ -142,8 +134,7 @@ class ServerEngine:
                 self._pool.bury(server, str(error))
                 return
             raise TrainingFailure(
-                f"{server.client.url} does not take the weights in {self._file}: {error}; can it read that file? Set "
-                "servers.folder to a folder that it sees too"
+                f"{server.client.url} does not take the weights: {error}; {REMEDY[self._pool.way]}"
             ) from None
         else:
             server.weights = self._label
@@ -210,8 +201,3 @@ async def _first_failure(workers: Sequence["asyncio.Task[None]"], watch: "asynci
         for task in (*workers, watch):
             task.cancel()
         await asyncio.gather(*workers, watch, return_exceptions=True)
-
-
-def _weights_folder(folder: str | None) -> Path | None:
-    """Where servers read weights: the recipe's folder, or this machine's shared memory."""
-    return Path(folder) if folder is not None else SHARED_MEMORY if SHARED_MEMORY.is_dir() else None

@@ -13,7 +13,8 @@ from grpo.engine_settings import ServerSettings
 from grpo.families import EngineOptions
 from grpo.rollout.serve import Address, new_key, start, stop
 from grpo.rollout.server_client import ServerClient, ServerDown, ServerRefused
-from grpo.rollout.vllm_options import gpus_of
+from grpo.rollout.transfer import Place, Way, chosen_way, learner_gpu, planned_way, with_way
+from grpo.rollout.vllm_options import gpus_of, on_cpu, visible_gpus
 from grpo.types import EngineLost, UserError
 
 LOOPBACK = "127.0.0.1"
@@ -46,7 +47,8 @@ class Server:
 
 
 class ServerPool:
-    """Servers by number. Ours are processes with a log file each; `close` ends them.
+    """Servers by number, and the way that weights take to all of them. Ours are processes with a log file each; `close`
+    ends them.
 
     Raises:
         UserError: a URL's server does not answer or is not what the recipe asks for, no key for it is in the
@@ -56,15 +58,16 @@ class ServerPool:
 
     def __init__(self, settings: ServerSettings, options: EngineOptions, logs: Path):
         self._settings = settings
-        self._options = options
         self._logs = logs
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         if settings.urls is not None:
             key = key_for_urls(settings)
             self.servers = [Server(ServerClient(url, key, settings.deadline_s)) for url in settings.urls]
-            for server in self.servers:
-                _check_url(server.client, options)
+            places = [_check_url(server.client, options) for server in self.servers]
+            self.way: Way = chosen_way(settings, learner_gpu(), places)
         else:
+            self.way = planned_way(settings, on_cpu())
+            self._options = with_way(options, self.way)
             self._start_all(settings.count or 1, settings.tensor_parallel)
 
     def live(self) -> list[Server]:
@@ -105,7 +108,7 @@ class ServerPool:
 
     def _start_all(self, count: int, tensor_parallel: int) -> None:
         self._key = new_key()
-        self._gpus = gpus_of(count, tensor_parallel)
+        self._gpus = gpus_of(count, tensor_parallel, visible_gpus(), shared=self.way == "ipc")
         self._addresses = [Address(LOOPBACK, port) for port in _free_ports(count)]
         self.servers = [Server(ServerClient(a.url, self._key, self._settings.deadline_s)) for a in self._addresses]
         try:
@@ -145,8 +148,12 @@ def key_for_urls(settings: ServerSettings) -> str:
     return key
 
 
-def _check_url(client: ServerClient, options: EngineOptions) -> None:
-    """A server that others started answers, computes in the recipe's dtype, and has room. Raises UserError."""
+def _check_url(client: ServerClient, options: EngineOptions) -> Place:
+    """Where a server that others started is; it answers, computes in the recipe's dtype, and has room.
+
+    Raises:
+        UserError: it does not.
+    """
     if not client.is_up():
         raise UserError(
             f"rollout.servers.urls: {client.url} does not answer, or not to this key: start it with grpo serve MODEL, "
@@ -170,6 +177,7 @@ def _check_url(client: ServerClient, options: EngineOptions) -> None:
             raise UserError(
                 f"rollout.servers.urls: {client.url} has {has} {name}, the recipe needs {needs}: grpo serve {flag}"
             )
+    return Place(client.url, found["gpus"], found["transfer"])
 
 
 def _free_ports(count: int) -> Sequence[int]:

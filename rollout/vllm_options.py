@@ -1,7 +1,7 @@
 """From a recipe's settings and a model's config to the arguments that vLLM starts with. Nothing of vLLM is imported."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,24 +78,33 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def gpus_of(servers: int, tensor_parallel: int) -> list[str | None]:
-    """The GPUs of each server, behind the first one, which is the learner's; None on a CPU.
+def visible_gpus() -> list[str]:
+    """The GPUs of this process as a process that it starts must name them in CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in given.split(",")] if given else []
+    count = torch.cuda.device_count()
+    return names[:count] if names else [str(number) for number in range(count)]
+
+
+def gpus_of(servers: int, tensor_parallel: int, visible: Sequence[str], shared: bool) -> list[str | None]:
+    """The GPUs of each server: behind the first one, which is the learner's, or `shared` with it; None on a CPU.
 
     Raises:
         UserError: there are too few.
     """
-    if on_cpu():
+    if not visible:
         return [None] * servers
-    import torch
-
+    if shared:
+        return [visible[0]] * servers
     needed = 1 + servers * tensor_parallel
-    if torch.cuda.device_count() < needed:
+    if len(visible) < needed:
         raise UserError(
             f"rollout.servers: {servers} servers of {tensor_parallel} GPUs beside the learner need {needed}, got "
-            f"{torch.cuda.device_count()}: lower count, or set engine: vllm, which shares the learner's GPU"
+            f"{len(visible)}: lower count, or set servers.transfer: ipc or engine: vllm, which share the learner's GPU"
         )
-    first = range(1, needed, tensor_parallel)
-    return [",".join(str(gpu) for gpu in range(start, start + tensor_parallel)) for start in first]
+    return [",".join(visible[start : start + tensor_parallel]) for start in range(1, needed, tensor_parallel)]
 
 
 def cache_bytes_per_token(config: Any, dtype: str) -> int:

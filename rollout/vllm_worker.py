@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grpo.rollout.ipc_handles import handles_from_json
+
 if TYPE_CHECKING:
 
     class _Worker:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
         def get_model(self) -> nn.Module: ...
 
         def reload_weights(self, **arguments: Any) -> None: ...
+
+        def update_weights(self, update_info: dict[str, Any]) -> None: ...
 else:
     _Worker = object
 
@@ -47,7 +51,13 @@ class PolicyWeights(_Worker):
             "dtype": str(self.model_config.dtype).removeprefix("torch."),
             "longest": self.model_config.max_model_len,
             "concurrent": self.vllm_config.scheduler_config.max_num_seqs,
+            "transfer": getattr(self.vllm_config.weight_transfer_config, "backend", "file"),
+            "gpu": str(torch.cuda.get_device_properties(self.device).uuid) if self.device.type == "cuda" else None,
         }
+
+    def update_by_handles(self, update: dict[str, Any]) -> None:
+        """As vLLM's `update_weights` of its engine `ipc`, with handles that came as JSON and not as a pickle."""
+        self.update_weights({**update, "ipc_handles": handles_from_json(update["ipc_handles"])})
 
     def load_policy_file(self, path: str) -> None:
         """Take the weights in a safetensors file of this machine, such as one in shared memory."""

@@ -86,7 +86,7 @@ def move(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if "correction_bias" in n)]:
-            tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+            tensor += 0.1 * torch.randn(tensor.shape, generator=generator).to(tensor.device)
 
 
 def start(policy: Policy, settings: RolloutSettings = SETTINGS) -> tuple[VllmEngine, WeightPush]:
@@ -317,6 +317,22 @@ def test_a_model_that_vllm_refuses_is_one_sentence(policy_of: MakePolicy) -> Non
 
 
 # --- a GPU that engine and learner share ------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_update_on_the_learners_gpu_is_handed_over_as_it_is(policy_of: MakePolicy) -> None:
+    policy = policy_of("llama", LLAMA)
+    policy.model.to("cuda")
+    engine, push = start(policy, RolloutSettings.model_validate({"engine": "vllm", "vllm": {"memory_share": 0.2}}))
+    greedy = Sampling(temperature=0.0, max_new_tokens=24)
+    for version in (1, 2):
+        assert push(policy.model, version)["check/gap_max"] < 1e-3
+        ours = TransformersEngine(policy.model, policy.tokenizer, 8, "fp32")
+        for theirs, mine in zip(logprobs(engine, REQUESTS, greedy), logprobs(ours, REQUESTS, greedy), strict=True):
+            assert theirs.sampler_logprobs == pytest.approx(mine.sampler_logprobs, abs=1e-3)
+        move(policy.model, version)
+    engine.close()
 
 
 @pytest.mark.gpu

@@ -1,14 +1,17 @@
 """Real servers of vLLM on this machine: they answer as the engine in this process, and one that dies costs nothing."""
 
+import copy
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
+import torch
 
 from grpo.engine_settings import RolloutSettings
 from grpo.policy import Policy, load_policy, save_policy
@@ -115,6 +118,60 @@ def test_a_server_that_dies_in_a_rollout_costs_nothing_and_comes_back(
     assert [server.weights for server in engine._pool.servers] == [engine._label] * 2
     probe = probe_of(SETTINGS, policy, Work(PROMPTS, 128, 1.0, "fp32", Path("unused")))
     assert WeightPush(engine, probe)(policy.model, engine._version)["check/gap_max"] < 1e-4
+
+
+@pytest.mark.slow
+def test_servers_of_others_are_asked_what_they_are(
+    engine: ServerEngine, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPO_SERVER_KEY", engine._pool._key)
+    servers = {"urls": [server.client.url for server in engine._pool.servers]}
+    work = Work(PROMPTS, 128, 1.0, "fp32", tmp_path)
+
+    def settings(**more: str) -> RolloutSettings:
+        given = {"engine": "vllm-server", "servers": servers | more, "max_concurrent": 8}
+        return RolloutSettings.model_validate(given)
+
+    theirs = make_engine(settings(), policy, work)
+    assert isinstance(theirs, ServerEngine)
+    assert theirs._pool.way == "file" or torch.cuda.is_available()
+    assert WeightPush(theirs, probe_of(settings(), policy, work))(policy.model, 1)["check/gap_max"] < 1e-4
+    theirs.close()
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"servers\.transfer: nccl needs a learner on a GPU, got one on a CPU"):
+            make_engine(settings(transfer="nccl"), policy, work)
+    engine.load_weights(policy.model, engine._version + 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("way", "gpus"), [("ipc", 1), ("nccl", 2)])
+def test_weights_reach_a_server_on_gpus(policy: Policy, tmp_path: Path, way: str, gpus: int) -> None:
+    """The engine's probabilities are those of transformers before and after an update, and the update moves them."""
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"needs {gpus} CUDA devices")
+    servers = {"count": 1, "transfer": way}
+    settings = RolloutSettings.model_validate(
+        {"engine": "vllm-server", "servers": servers, "vllm": {"memory_share": 0.2}}
+    )
+    work = Work(PROMPTS, 24, 1.0, "fp32", tmp_path)
+    moved = replace(policy, model=copy.deepcopy(policy.model).to("cuda"))
+    engine = make_engine(settings, moved, work)
+    push = WeightPush(engine, probe_of(settings, moved, work))
+    probabilities = []
+    for version in (1, 2):
+        assert push(moved.model, version)["check/gap_max"] < 1e-3
+        (answer,) = engine.generate([SampleRequest(PROMPTS[0], (1,))], Sampling(0.0, 24))
+        (ours,) = TransformersEngine(moved.model, moved.tokenizer, 8, "fp32").generate(
+            [SampleRequest(PROMPTS[0], (1,))], Sampling(0.0, 24)
+        )
+        assert answer[0].sampler_logprobs == pytest.approx(ours[0].sampler_logprobs, abs=1e-3)
+        assert answer[0].weight_version == version
+        probabilities.append(answer[0].sampler_logprobs)
+        with torch.no_grad():
+            for parameter in moved.model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    assert probabilities[0] != pytest.approx(probabilities[1], abs=0.01)
+    engine.close()
 
 
 def test_a_url_without_a_key_or_a_server_is_one_sentence(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

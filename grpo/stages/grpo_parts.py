@@ -82,12 +82,17 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
-    reference = make_reference(policy) if stage.kl.beta > 0 else None
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
+    reference = make_reference(policy) if stage.kl.beta > 0 else None  # a copy computes as the learner's model does
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
     rollout = stage.rollout
     work = Work(
-        prompts, rollout.max_new_tokens, rollout.temperature, stage.precision, run.folder, run.model.trust_remote_code
+        prompts,
+        rollout.max_new_tokens,
+        rollout.temperature,
+        stage.sampling_precision,
+        run.folder,
+        run.model.trust_remote_code,
     )
     run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
     engine = make_engine(rollout, policy, work)
