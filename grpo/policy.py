@@ -18,6 +18,9 @@ from grpo.pretrained import load_model, load_tokenizer
 from grpo.recipe import LoraSettings, ModelSettings
 from grpo.types import UserError
 
+ALL_EXPERTS = "experts"
+"""What a recipe calls the routed experts among LoRA's targets."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -58,11 +61,13 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         _check_targets(model, settings.targets)
     family_targets = family_of(model.config).lora_targets
     targets: Any = settings.targets or (family_targets if isinstance(family_targets, str) else list(family_targets))
+    experts = _adapted_experts(model, settings)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a scale, used as the number it is
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=targets if isinstance(targets, str) else [name for name in targets if name != ALL_EXPERTS],
+        target_parameters=experts,
         task_type="CAUSAL_LM",
     )
     try:
@@ -72,10 +77,25 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {reason[:300]}") from None
 
 
+def _adapted_experts(model: nn.Module, settings: LoraSettings) -> list[str] | None:
+    """The fused expert tensors that are adapted: wherever there are some, unless the settings name other targets."""
+    if settings.targets is not None and ALL_EXPERTS not in settings.targets:
+        return None
+    present = [name for name, _ in model.named_parameters()]
+    found = [name for name in family_of(model.config).lora_experts if any(p.endswith(f".{name}") for p in present)]
+    if found and settings.dropout:
+        raise UserError(
+            f"model.lora.dropout: {type(model).__name__} has experts, whose adapters know no dropout, got "
+            f"{settings.dropout}: set 0, or name targets other than {ALL_EXPERTS}"
+        )
+    return found or None
+
+
 def _check_targets(model: nn.Module, targets: list[str]) -> None:
     """Allow the linear modules that a merged copy can hold: an output layer tied to the embedding is none of them."""
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     names -= set(family_of(model.config).not_lora_targets)
+    names |= {ALL_EXPERTS} if family_of(model.config).lora_experts else set()
     if model.config.tie_word_embeddings:  # type: ignore[union-attr]
         names.discard("lm_head")
     for target in targets:

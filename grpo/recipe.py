@@ -47,7 +47,9 @@ class LoraSettings(Settings):
     rank: Count = 16
     alpha: Positive = 32.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="in sft stages; elsewhere it is off")
-    targets: list[str] | None = Field(None, description="module names; left out, those of the model's family")
+    targets: list[str] | None = Field(
+        None, description="module names, and experts for the routed ones; left out, those of the model's family"
+    )
 
 
 class ModelSettings(Settings):
