@@ -30,8 +30,8 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         with clock("learn"):
             anchors_PG = anchors(rollout.scored, stage, parts.learner)
             tallies = [
-                train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
-                for minibatch in minibatches(rollout.scored, anchors_PG, advantages_PG, stage)
+                train_step(parts.learner, batches, parts.objective(batches), progress.step)
+                for batches in map(parts.micro_batches, minibatches(rollout.scored, anchors_PG, advantages_PG, stage))
             ]
         with clock("sync"):
             checked = parts.push_weights(parts.policy.model, version=step)

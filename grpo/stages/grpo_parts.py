@@ -13,6 +13,7 @@ from grpo.batch import Trajectory, micro_batches
 from grpo.correction import correction_of
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
+from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
@@ -38,6 +39,9 @@ from grpo.types import Batch, ScoredGroup
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
 """Figures that mean something only before the first update of a step: later the policy has moved on purpose."""
 
+REROUTED = "/rerouted"
+"""How the names of such figures end that are about routers."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -60,8 +64,8 @@ class Parts:
         share, processes = packs(self.policy.model), accelerator.num_processes
         return micro_batches(minibatch, self.stage.tokens_per_micro_batch, accelerator.device, processes, share)
 
-    def objective(self) -> PolicyGradient:
-        """The loss as the recipe has it, with the entropy coefficient of this step."""
+    def objective(self, batches: Sequence[Batch]) -> PolicyGradient:
+        """The loss of a minibatch as the recipe has it, with the entropy coefficient of this step."""
         return PolicyGradient(
             surrogate=make_loss(self.stage.loss),
             temperature=self.stage.rollout.temperature,
@@ -69,6 +73,7 @@ class Parts:
             reference=self.reference,
             entropy_coefficient=active_coefficient(self.stage, self.training),
             correction=correction_of(self.stage),
+            balance=balance_of(self.learner, [batch.tokens for batch in batches]),
         )
 
     def read(self, token_ids: Sequence[int]) -> str:
@@ -122,7 +127,7 @@ def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock, kl_PG
         updates.merge(tally)
     learned = updates.figures()
     learned["loss"] /= len(tallies)
-    learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT}
+    learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT or REROUTED in name}
     figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
     if kl_PG.ndim:
         tokens = sum(len(completion.token_ids) for scored in rollout.scored for completion in scored.group.completions)
