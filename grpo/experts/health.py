@@ -3,7 +3,7 @@
 Axes: L routers, E experts of each, T packed tokens, K experts chosen for a token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -58,3 +58,9 @@ def router_figures(sums: Mapping[str, Tensor]) -> dict[str, float]:
         for name, values_L in columns.items()
         for layer, value in enumerate(values_L.tolist())
     }
+
+
+def step_load(tallies: Sequence[Tally]) -> Tensor | None:
+    """The load (L, E) over all updates of a step; None where no router was seen."""
+    loads = [tally.tensors[LOAD] for tally in tallies if LOAD in tally.tensors]
+    return torch.stack(loads).sum(0) if loads else None

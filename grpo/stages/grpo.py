@@ -5,6 +5,7 @@ Axes: P prompts of a step, G completions of a prompt.
 
 from grpo.correction import anchors
 from grpo.experience import mask_reasons, minibatches, step_advantages
+from grpo.experts.health import step_load
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
@@ -40,7 +41,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
         figures |= between_steps(parts, step, figures)
-        advance(training, rollout.consumed, figures, samples)
+        advance(training, rollout.consumed, figures, samples, step_load(tallies))
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)
     parts.engine.close()

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
 from grpo.data import check_enough, draw, load_problems
+from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
@@ -42,7 +43,7 @@ def run(stage: SftStage, run: StageRun) -> None:
             tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
-        advance(training, len(drawn), figures, [])
+        advance(training, len(drawn), figures, [], step_load([tally]))
         save_if_due(training, steps)
     finish(training)
 
