@@ -7,7 +7,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
-from grpo.rollout.make_engine import chosen_engine
+from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.scratch import model_config
 from grpo.sources import read_problems
@@ -59,6 +59,8 @@ def check_experts(recipe: Recipe) -> None:
             raise UserError(
                 f"{where}.bias_update_rate: biases are no part of an adapter: set rollout.vllm.lora: merged"
             )
+        if isinstance(stage, GrpoStage) and stage.experts.routing_replay == "sampler":
+            check_tells_routes(stage.rollout, config)
 
 
 def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:

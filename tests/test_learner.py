@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.batch import Trajectory, micro_batches, pack
-from grpo.correction import anchors
-from grpo.experience import minibatches
+from grpo.correction import first_pass
+from grpo.experience import engines_own, minibatches
 from grpo.experts.load import balance_of
 from grpo.forward import target_logprobs
 from grpo.learner import Learner, train_step
@@ -185,8 +185,7 @@ def scored_groups() -> list[ScoredGroup]:
 def trajectories(settings: GrpoStage) -> list[Trajectory]:
     advantages_PG = torch.tensor([[1.0, -0.5, -0.5], [-1.2, 0.7, 0.5], [0.1, 0.2, -0.3]])
     groups = scored_groups()
-    anchors = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
-    return minibatches(groups, anchors, advantages_PG, settings)[0]
+    return minibatches(groups, engines_own(groups), advantages_PG, settings)[0]
 
 
 def gradient_and_figures(
@@ -276,15 +275,16 @@ def test_the_anchor_is_the_engine_unless_a_correction_needs_the_learner() -> Non
     engine = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
     once, several = stage(correction=mask), stage(correction=mask, epochs_per_step=2)
     learner = Learner(policy(), several, 10, Accelerator(cpu=True))
-    assert anchors(groups, stage(), learner) == engine
-    assert anchors(groups, once, learner) == engine
+    assert first_pass(groups, stage(), learner).anchors_PG == engine
+    assert first_pass(groups, once, learner).anchors_PG == engine
 
     # However the sequences are split into micro-batches, each completion gets its own.
     sequences = [TokenSequence(g.group.prompt_ids, c.token_ids) for g in groups for c in g.group.completions]
     alone = [target_logprobs(learner.model, pack([sequence], torch.device("cpu"))) for sequence in sequences]
     for budget in (8, 4096):
         settings = several.model_copy(update={"tokens_per_micro_batch": budget})
-        own = [torch.tensor(logprobs) for row in anchors(groups, settings, learner) for logprobs in row]
+        first = first_pass(groups, settings, learner)
+        own = [torch.tensor(logprobs) for row in first.anchors_PG for logprobs in row]
         for found, expected in zip(own, alone, strict=True):
             torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
 

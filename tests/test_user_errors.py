@@ -40,6 +40,14 @@ def says(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         ("stages.1.correction={kind: token_trunkate}", ("token_trunkate", "token_truncate")),
         ("stages.1.experts.routing_replay=policy", ("needs several updates a step",)),
         (
+            "stages.1={kind: grpo, steps: 1, lr: 1, experts: {routing_replay: sampler}, rollout: {engine: vllm-server, "
+            "servers: {count: 1}}}",
+            (
+                "routing_replay: sampler: vllm-server does not tell which experts it chose",
+                "rollout.engine: transformers",
+            ),
+        ),
+        (
             "model.init={architecture: llama, config: {hidden_size: 32, num_attention_heads: 2}}",
             ("stages[0].experts: expected a mixture of experts, got llama: leave experts out",),
         ),

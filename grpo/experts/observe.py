@@ -42,6 +42,12 @@ def routers_of(model: nn.Module) -> list[Any]:
     return [module for module in base.get_decoder().modules() if isinstance(module, kind)]
 
 
+def router_layers(model: nn.Module) -> list[int]:
+    """The number of the layer that each router belongs to, dense layers counted."""
+    routers, layers = set(routers_of(model)), base_of(model).get_decoder().layers
+    return [number for number, layer in enumerate(layers) if not routers.isdisjoint(layer.modules())]
+
+
 def router_rule(model: nn.Module) -> Router | None:
     """How the model's routers weigh, as its family knows."""
     config = getattr(base_of(model), "config", None)

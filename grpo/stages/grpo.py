@@ -3,7 +3,7 @@
 Axes: P prompts of a step, G completions of a prompt.
 """
 
-from grpo.correction import anchors
+from grpo.correction import first_pass
 from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.experts.health import step_load
 from grpo.journal import prune_rollouts
@@ -29,10 +29,10 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
         with clock("learn"):
-            anchors_PG = anchors(rollout.scored, stage, parts.learner)
+            first = first_pass(rollout.scored, stage, parts.learner)
             tallies = [
                 train_step(parts.learner, batches, parts.objective(batches), progress.step)
-                for batches in map(parts.micro_batches, minibatches(rollout.scored, anchors_PG, advantages_PG, stage))
+                for batches in map(parts.micro_batches, minibatches(rollout.scored, first, advantages_PG, stage))
             ]
         with clock("sync"):
             checked = parts.push_weights(parts.policy.model, version=step)

@@ -37,7 +37,10 @@ from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
-"""Figures that mean something only before the first update of a step: later the policy has moved on purpose."""
+"""Figures that mean something only before the first update of a step: later the policy has moved on purpose.
+
+How far it has moved before the last one is told by the same names with `_last`.
+"""
 
 REROUTED = "/rerouted"
 """How the names of such figures end that are about routers."""
@@ -92,7 +95,13 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
     rollout = stage.rollout
     work = Work(
-        prompts, rollout.max_new_tokens, rollout.temperature, stage.precision, run.folder, run.model.trust_remote_code
+        prompts,
+        rollout.max_new_tokens,
+        rollout.temperature,
+        stage.precision,
+        run.folder,
+        run.model.trust_remote_code,
+        tells_routes=stage.experts.routing_replay == "sampler",
     )
     run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
     engine = make_engine(rollout, policy, work)
@@ -127,6 +136,9 @@ def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock, kl_PG
         updates.merge(tally)
     learned = updates.figures()
     learned["loss"] /= len(tallies)
+    if len(tallies) > 1:
+        last = tallies[-1].figures()
+        learned |= {f"{name}_last": last[name] for name in DRIFT if name in last}
     learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT or REROUTED in name}
     figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
     if kl_PG.ndim:
