@@ -1,0 +1,190 @@
+"""What keeping the load of experts even, and replaying their routing, are worth on a small DeepSeek-V3-style policy.
+
+    python benchmarks/experts.py balance /tmp/balance [--steps 300]
+    python benchmarks/experts.py replay /tmp/replay [--steps 8]
+
+`balance` fine-tunes a policy whose routers give nearly every token to two of eight experts, without a bias update and
+with one, and prints MaxVio and loss over the steps. `replay` fine-tunes a policy of sixteen experts and then lets it
+learn from rollouts in eight updates each, with routing replay none, policy (R2) and sampler (R3), and prints how far
+its log-probabilities have moved from the sampler's before the last update of a step.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+Row = dict[str, float]
+SHIFT = 3.0
+"""What is added to the logits of two experts: sigmoid(3) is 0.95, where the others have 0.5."""
+
+
+def init(experts: int) -> dict[str, Any]:
+    """The quickstart's policy, with more experts."""
+    return {
+        "architecture": "deepseek_v3",
+        "config": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "moe_intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "n_routed_experts": experts,
+            "n_shared_experts": 1,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 32,
+            "max_position_embeddings": 256,
+        },
+        "tokenizer": {"kind": "bytes", "special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]},
+    }
+
+
+def run(folder: Path, name: str, model: dict[str, Any], stages: list[dict[str, Any]], last: str) -> list[Row]:
+    """Run a recipe and return the figures of its stage `last`."""
+    import yaml
+
+    from grpo.cli import train
+
+    recipe = {
+        "name": name,
+        "output": str(folder),
+        "model": model,
+        "problems": {
+            "function": "grpo.tasks.arithmetic:sums",
+            "params": {"size": 625, "terms": 4, "max_value": 5, "hasty": 0.55},
+            "template": {"kind": "plain"},
+        },
+        "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.25}],
+        "stages": stages,
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    if train([str(file)]) != 0:
+        raise SystemExit(1)
+    return [json.loads(line) for line in (folder / name / last / "metrics.jsonl").read_text().splitlines()]
+
+
+def sft(steps: int, **changes: Any) -> dict[str, Any]:
+    """The quickstart's cold start."""
+    basis = {"kind": "sft", "steps": steps, "examples_per_step": 32, "lr": 4e-3, "warmup_steps": 10}
+    return basis | {"lr_schedule": "linear", "checkpoint_every": 50} | changes
+
+
+# --- balance ----------------------------------------------------------------------------------------------------------
+
+
+def unbalanced(folder: Path) -> str:
+    """A policy whose routers prefer experts 0 and 1, whatever the token: their weights lie along the mean input."""
+    import torch
+
+    from grpo.batch import pack
+    from grpo.experts.observe import routers_of
+    from grpo.forward import target_logprobs
+    from grpo.policy import save_policy
+    from grpo.recipe import InitSettings
+    from grpo.scratch import make_policy
+    from grpo.tasks.arithmetic import sums
+    from grpo.types import TokenSequence
+
+    policy = make_policy(InitSettings.model_validate(init(8)), seed=0)
+    texts = [policy.tokenizer.encode(row["prompt"] + row["completion"]) for row in sums(64, terms=4, max_value=5)]
+    tokens = pack([TokenSequence(tuple(ids[:1]), tuple(ids[1:])) for ids in texts], torch.device("cpu"))
+
+    def lean(router: Any, inputs: tuple[torch.Tensor]) -> None:
+        mean_D = inputs[0].detach().flatten(0, -2).mean(0)
+        router.weight.data[:2] += SHIFT * mean_D / mean_D.square().sum()
+
+    handles = [router.register_forward_pre_hook(lean) for router in routers_of(policy.model)]
+    with torch.no_grad():
+        target_logprobs(policy.model, tokens)
+    for handle in handles:
+        handle.remove()
+    save_policy(policy, folder / "unbalanced")
+    return str(folder / "unbalanced")
+
+
+def balance(folder: Path, steps: int) -> None:
+    """Train from the unbalanced start with several rates."""
+    path = unbalanced(folder)
+    curves = {
+        f"{rate:g}": run(
+            folder, f"rate-{rate:g}", {"path": path}, [sft(steps, experts={"bias_update_rate": rate})], "01-sft"
+        )
+        for rate in (0.0, 1e-3, 1e-2)
+    }
+    curves["0.01, bf16"] = run(
+        folder,
+        "bf16",
+        {"path": path, "dtype": "bfloat16"},
+        [sft(steps, experts={"bias_update_rate": 1e-2}, precision="bf16")],
+        "01-sft",
+    )
+    print("| step | " + " | ".join(f"{rate}: MaxVio, dead, loss" for rate in curves) + " |")
+    for end in sorted({1, *range(steps // 10, steps + 1, steps // 10)}):
+        cells = [_mean(rows[max(0, end - 10) : end]) for rows in curves.values()]
+        print(f"| {end} | " + " | ".join(f"{m:.2f}, {d:.1f}, {loss:.4f}" for m, d, loss in cells) + " |")
+    for rate, rows in curves.items():
+        print(f"{rate}: bias range at the end {rows[-1].get('router/bias_range', 0.0):.4f}")
+
+
+def _mean(rows: list[Row]) -> list[float]:
+    return [sum(row[name] for row in rows) / len(rows) for name in ("router/max_violation", "router/dead", "loss")]
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def replay(folder: Path, steps: int) -> None:
+    """Let a policy learn in several updates a rollout, three ways."""
+    warm = run(folder, "start", {"init": init(16)}, [sft(300, experts={"bias_update_rate": 1e-3})], "01-sft")
+    print(f"start: loss {warm[-1]['loss']:.4f}, MaxVio {warm[-1]['router/max_violation']:.2f}")
+    names = ("sampler/mismatch_mean_last", "sampler/mismatch_max_last", "sampler/kl_last", "ratio/clipped")
+    print("| precision, replay | " + " | ".join(names) + " | reward, last half |")
+    for precision in ("fp32", "bf16"):
+        for kind in ("none", "policy", "sampler"):
+            stage = {
+                "kind": "grpo",
+                "steps": steps,
+                "prompts_per_step": 16,
+                "minibatches_per_step": 4,
+                "epochs_per_step": 2,
+                "lr": 1e-3,
+                "kl": {"beta": 0},
+                "precision": precision,
+                "rollout": {"engine": "transformers", "max_new_tokens": 64, "max_concurrent": 128},
+                "experts": {"routing_replay": kind},
+            }
+            rows = run(
+                folder, f"{precision}-{kind}", {"path": str(folder / "start" / "01-sft" / "model")}, [stage], "01-grpo"
+            )
+            cells = [sum(row[name] for row in rows) / len(rows) for name in names]
+            late = [row["reward/mean"] for row in rows[len(rows) // 2 :]]
+            print(
+                f"| {precision}, {kind} | "
+                + " | ".join(f"{c:.5f}" for c in cells)
+                + f" | {sum(late) / len(late):.3f} |"
+            )
+
+
+def main() -> None:
+    """Run the experiment that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("balance", "replay"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "balance":
+        balance(arguments.folder, arguments.steps or 300)
+    else:
+        replay(arguments.folder, arguments.steps or 8)
+
+
+if __name__ == "__main__":
+    main()
