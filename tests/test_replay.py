@@ -65,7 +65,6 @@ def updates(settings: GrpoStage, scored: Sequence[ScoredGroup], model: nn.Module
 
 
 def test_the_first_pass_is_replayed_in_later_updates_and_the_router_still_learns() -> None:
-    """A policy whose expert weights change nothing but its routers: without replay its probabilities jump."""
     scored, settings = groups(), stage(experts={"routing_replay": "policy"})
     model = policy()
     learner = Learner(model, settings, 10, Accelerator(cpu=True))
@@ -98,7 +97,7 @@ def test_the_first_pass_is_replayed_in_later_updates_and_the_router_still_learns
     assert chosen(trajectories) == told
 
 
-def test_the_first_update_is_the_same_and_later_ones_drift_less() -> None:
+def test_the_first_update_is_the_same_and_later_ones_are_not() -> None:
     free = updates(stage(), groups(), policy())
     replayed = updates(stage(experts={"routing_replay": "policy"}), groups(), policy())
     for name in ("loss", "grad_norm", "sampler/mismatch_mean"):
