@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
 from grpo.experts.health import LOAD, router_figures
-from grpo.experts.terms import bias_range, step_biases
+from grpo.experts.terms import bias_range, require_routers, step_biases
 from grpo.kernels.remade import remaking
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
@@ -43,6 +43,7 @@ class Learner:
         accelerator: Accelerator,
         dropout: bool = False,
     ):
+        require_routers(model, settings.experts)
         self.model = model
         self.dropout = dropout
         self.settings = settings

@@ -14,7 +14,7 @@ from grpo.recipe import LoraSettings
 from grpo.rollout.adapters import sends_adapter
 from grpo.types import UserError
 
-EXPERTS = ["qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
+EXPERTS = ["qwen2_moe", "qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
 IDS = torch.arange(24).reshape(2, 12)
 
 

@@ -23,7 +23,7 @@ from grpo.objective import PolicyGradient
 from grpo.policy import Policy, add_lora, make_reference
 from grpo.recipe import GrpoStage, LoraSettings
 from grpo.training import trained_state
-from grpo.types import TokenSequence
+from grpo.types import TokenSequence, UserError
 
 CPU = torch.device("cpu")
 PROMPTS = [(1, 2, 3), (1, 2, 3), (1, 2, 3), (4,), (4,), (5, 6)]
@@ -205,6 +205,8 @@ def test_tokens_that_engine_and_policy_route_differently_are_a_share() -> None:
 
 def test_a_dense_model_has_no_figures_of_routers(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model: nn.Module = tiny_model("llama")
+    with pytest.raises(UserError, match="expected a model with routers as transformers has them, got LlamaForCausalLM"):
+        Learner(model, stage(experts={"sequence_balance_loss": 0.1}), 10, Accelerator(cpu=True))
     learner = Learner(model, stage(), 10, Accelerator(cpu=True))
     batch = make_batch(TRAJECTORIES[:2], CPU)
     objective = PolicyGradient(make_loss(stage().loss), 1.0, stage(kl={"beta": 0}).kl, None, 0.0)

@@ -14,7 +14,7 @@ from grpo.experts.observe import Routing, observe, router_rule, routers_of
 from grpo.forward import packs, prepare_packing, target_logprobs
 from grpo.types import Routes, TokenSequence
 
-FAMILIES = ["qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
+FAMILIES = ["qwen2_moe", "qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
 SEQUENCES = [
     TokenSequence((5, 6, 7), (8, 9, 10, 11)),
     TokenSequence((5, 6, 7), (9, 3)),

@@ -117,7 +117,7 @@ def test_replayed_experts_are_weighed_by_the_learners_own_scores() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"])
 def test_weights_of_the_chosen_experts_are_transformers_to_the_bit(
     tiny_model: Callable[..., PreTrainedModel], family: str, dtype: torch.dtype
 ) -> None:

@@ -21,7 +21,7 @@ from grpo.families import Router, family_of
 from grpo.forward import row_map
 from grpo.types import PackedTokens
 
-R = TypeVar("R")
+Result = TypeVar("Result")
 
 
 def base_of(model: nn.Module) -> Any:
@@ -69,8 +69,8 @@ def observe(
     model: nn.Module,
     tokens: PackedTokens,
     replayed_TLK: Tensor | None,
-    compute: Callable[[], R],
-) -> tuple[R, Routing | None]:
+    compute: Callable[[], Result],
+) -> tuple[Result, Routing | None]:
     """Run `compute`, a forward pass over the tokens, and return with its result what the routers made of them.
 
     With `replayed_TLK` they choose those experts, while weights come from their own scores, through which gradients

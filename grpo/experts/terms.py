@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from grpo.expert_settings import ExpertSettings
 from grpo.experts.health import LOAD, TOKENS, routing_tally
-from grpo.experts.observe import Routing, bias_buffers, set_biases
+from grpo.experts.observe import Routing, bias_buffers, routers_of, set_biases
 from grpo.experts.routing import auxiliary_balance, probabilities, sequence_balance, stepped_bias
 from grpo.tally import Tally
+from grpo.types import UserError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class BalanceLoss:
 
 NO_BALANCE = BalanceLoss(ExpertSettings(), 1)
 """No terms."""
+
+
+def require_routers(model: nn.Module, settings: ExpertSettings) -> None:
+    """Raise UserError when something is asked of experts and the model has no router that is known."""
+    if settings != type(settings)() and not routers_of(model):
+        raise UserError(
+            f"experts: expected a model with routers as transformers has them, got {type(model).__name__}: leave "
+            "experts out"
+        )
 
 
 @torch.no_grad()
