@@ -153,7 +153,7 @@ def replay(folder: Path, steps: int, precision: str) -> None:
             "prompts_per_step": 16,
             "minibatches_per_step": 4,
             "epochs_per_step": 2,
-            "lr": 1e-3,
+            "lr": 3e-4,
             "kl": {"beta": 0},
             "precision": precision,
             "rollout": {"engine": "transformers", "max_new_tokens": 64, "max_concurrent": 128},
