@@ -143,7 +143,14 @@ FAMILIES: Mapping[str, Family] = {
         router=deepseek_v2_router,
         config_keys={"scoring_func": "softmax"},
         engine_options=latent_attention_options,
-        scratch_defaults={"q_lora_rank": None, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
+        # Without groups vLLM's router on a CPU fails an assertion; one group is none.
+        scratch_defaults={
+            "q_lora_rank": None,
+            "first_k_dense_replace": 1,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
     ),
     "deepseek_v3": Family(
         LATENT_ATTENTION,
