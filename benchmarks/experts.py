@@ -1,9 +1,9 @@
 """What keeping the load of experts even, and replaying their routing, are worth on a small DeepSeek-V3-style policy.
 
-    python benchmarks/experts.py balance /tmp/balance [--steps 240]
-    python benchmarks/experts.py replay /tmp/replay [--steps 6] [--precision bf16]
+    python benchmarks/experts.py balance /tmp/balance [--steps 300] [--seed 0]
+    python benchmarks/experts.py replay /tmp/replay [--steps 5] [--precision bf16]
 
-`balance` fine-tunes a policy whose routers give nearly every token to two of eight experts, without a bias update and
+`balance` fine-tunes a policy whose routers give nearly every token to two of sixteen experts, without a bias update and
 with one, and prints MaxVio and loss over the steps. `replay` fine-tunes a policy of sixteen experts and then lets it
 learn from rollouts in eight updates each, with routing replay none, policy (R2) and sampler (R3), and prints how far
 its log-probabilities have moved from the sampler's before the last update of a step.
@@ -23,17 +23,17 @@ SHIFT = 3.0
 """What is added to the logits of two experts: sigmoid(3) is 0.95, where the others have 0.5."""
 
 
-def init(experts: int) -> dict[str, Any]:
-    """The quickstart's policy, with more experts."""
+def init(hidden: int) -> dict[str, Any]:
+    """The quickstart's policy, with sixteen experts, or a narrower one."""
     return {
         "architecture": "deepseek_v3",
         "config": {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "moe_intermediate_size": 32,
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "moe_intermediate_size": hidden // 2,
             "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "n_routed_experts": experts,
+            "num_attention_heads": hidden // 16,
+            "n_routed_experts": 16,
             "n_shared_experts": 1,
             "kv_lora_rank": 32,
             "qk_nope_head_dim": 16,
@@ -45,29 +45,30 @@ def init(experts: int) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, name: str, model: dict[str, Any], stages: list[dict[str, Any]], last: str) -> list[Row]:
-    """Run a recipe and return the figures of its stage `last`."""
+HASTY = {"size": 625, "terms": 4, "max_value": 5, "hasty": 0.55}
+FACTS = {"size": 900, "terms": 2, "max_value": 30}
+"""Problems that leave something to reinforcement learning, and problems with much to remember."""
+
+
+def run(folder: Path, name: str, stage: dict[str, Any], params: dict[str, Any], **recipe: Any) -> list[Row]:
+    """Run a recipe of one stage and return its figures."""
     import yaml
 
     from grpo.cli import train
 
-    recipe = {
+    recipe |= {
         "name": name,
         "output": str(folder),
-        "model": model,
-        "problems": {
-            "function": "grpo.tasks.arithmetic:sums",
-            "params": {"size": 625, "terms": 4, "max_value": 5, "hasty": 0.55},
-            "template": {"kind": "plain"},
-        },
+        "problems": {"function": "grpo.tasks.arithmetic:sums", "params": params, "template": {"kind": "plain"}},
         "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.25}],
-        "stages": stages,
+        "stages": [stage],
     }
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     if train([str(file)]) != 0:
         raise SystemExit(1)
-    return [json.loads(line) for line in (folder / name / last / "metrics.jsonl").read_text().splitlines()]
+    log = folder / name / f"01-{stage['kind']}" / "metrics.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def sft(steps: int, **changes: Any) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def unbalanced(folder: Path) -> str:
     from grpo.tasks.arithmetic import sums
     from grpo.types import TokenSequence
 
-    policy = make_policy(InitSettings.model_validate(init(8)), seed=0)
+    policy = make_policy(InitSettings.model_validate(init(32)), seed=0)
     texts = [policy.tokenizer.encode(row["prompt"] + row["completion"]) for row in sums(64, terms=4, max_value=5)]
     tokens = pack([TokenSequence(tuple(ids[:1]), tuple(ids[1:])) for ids in texts], torch.device("cpu"))
 
@@ -109,28 +110,20 @@ def unbalanced(folder: Path) -> str:
     return str(folder / "unbalanced")
 
 
-def balance(folder: Path, steps: int) -> None:
-    """Train from the unbalanced start with several rates."""
-    path = unbalanced(folder)
-    curves = {
-        f"{rate:g}": run(
-            folder, f"rate-{rate:g}", {"path": path}, [sft(steps, experts={"bias_update_rate": rate})], "01-sft"
-        )
-        for rate in (0.0, 1e-2)
-    }
-    curves["0.01, bf16"] = run(
-        folder,
-        "bf16",
-        {"path": path, "dtype": "bfloat16"},
-        [sft(steps, experts={"bias_update_rate": 1e-2}, precision="bf16")],
-        "01-sft",
-    )
-    print("| step | " + " | ".join(f"{rate}: MaxVio, dead, loss" for rate in curves) + " |")
-    for end in sorted({1, *range(steps // 10, steps + 1, steps // 10)}):
-        cells = [_mean(rows[max(0, end - 10) : end]) for rows in curves.values()]
+def balance(folder: Path, steps: int, seed: int) -> None:
+    """Train from the unbalanced start."""
+    path, curves = unbalanced(folder), {}
+    for rate, precision in ((0.0, "fp32"), (0.003, "fp32"), (0.01, "fp32"), (0.01, "bf16")):
+        stage = sft(steps, examples_per_step=16, experts={"bias_update_rate": rate}, precision=precision)
+        model = {"path": path, "dtype": "float32" if precision == "fp32" else "bfloat16"}
+        name = f"{rate:g}-{precision}-{seed}"
+        curves[name] = run(folder, name, stage, FACTS, model=model, seed=seed)
+    print("| step | " + " | ".join(f"{name}: MaxVio, dead, loss" for name in curves) + " |")
+    for end in (1, 25, 50, 75, *range(100, steps + 1, 50)):
+        cells = [_mean(rows[max(0, end - 20) : end]) for rows in curves.values()]
         print(f"| {end} | " + " | ".join(f"{m:.2f}, {d:.1f}, {loss:.4f}" for m, d, loss in cells) + " |")
-    for rate, rows in curves.items():
-        print(f"{rate}: bias range at the end {rows[-1].get('router/bias_range', 0.0):.4f}")
+    for name, rows in curves.items():
+        print(f"{name}: bias range at the end {rows[-1].get('router/bias_range', 0.0):.4f}")
 
 
 def _mean(rows: list[Row]) -> list[float]:
@@ -142,7 +135,7 @@ def _mean(rows: list[Row]) -> list[float]:
 
 def replay(folder: Path, steps: int, precision: str) -> None:
     """Let a policy learn in several updates a rollout, three ways."""
-    warm = run(folder, "start", {"init": init(16)}, [sft(200, experts={"bias_update_rate": 1e-3})], "01-sft")
+    warm = run(folder, "start", sft(120, experts={"bias_update_rate": 1e-3}), HASTY, model={"init": init(64)})
     print(f"start: loss {warm[-1]['loss']:.4f}, MaxVio {warm[-1]['router/max_violation']:.2f}")
     names = ("sampler/mismatch_mean_last", "sampler/mismatch_max_last", "sampler/kl_last", "ratio/clipped")
     print(f"| {precision}, replay | " + " | ".join(names) + " | rerouted | reward, last half |")
@@ -160,7 +153,7 @@ def replay(folder: Path, steps: int, precision: str) -> None:
             "experts": {"routing_replay": kind},
         }
         start = {"path": str(folder / "start" / "01-sft" / "model")}
-        rows = run(folder, f"{precision}-{kind}", start, [stage], "01-grpo")
+        rows = run(folder, f"{precision}-{kind}", stage, HASTY, model=start)
         cells = [f"{sum(row[name] for row in rows) / len(rows):.5f}" for name in (*names, "router/rerouted")]
         late = [row["reward/mean"] for row in rows[len(rows) // 2 :]]
         print(f"| {precision}, {kind} | " + " | ".join(cells) + f" | {sum(late) / len(late):.3f} |")
@@ -172,13 +165,14 @@ def main() -> None:
     parser.add_argument("what", choices=("balance", "replay"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "balance":
-        balance(arguments.folder, arguments.steps or 240)
+        balance(arguments.folder, arguments.steps or 300, arguments.seed)
     else:
-        replay(arguments.folder, arguments.steps or 6, arguments.precision)
+        replay(arguments.folder, arguments.steps or 5, arguments.precision)
 
 
 if __name__ == "__main__":
