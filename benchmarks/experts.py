@@ -1,12 +1,12 @@
-"""What keeping the load of experts even, and replaying their routing, are worth on a small DeepSeek-V3-style policy.
+"""What an even load of experts, and replaying their routing, are worth on a small DeepSeek-V3-style policy.
 
     python benchmarks/experts.py balance /tmp/balance [--steps 300] [--seed 0]
-    python benchmarks/experts.py replay /tmp/replay [--steps 5] [--precision bf16]
+    python benchmarks/experts.py replay /tmp/balance [--rollouts 6] [--precision bf16]
 
 `balance` fine-tunes a policy whose routers give nearly every token to two of sixteen experts, without a bias update and
-with one, and prints MaxVio and loss over the steps. `replay` fine-tunes a policy of sixteen experts and then lets it
-learn from rollouts in eight updates each, with routing replay none, policy (R2) and sampler (R3), and prints how far
-its log-probabilities have moved from the sampler's before the last update of a step.
+with one, and prints MaxVio and loss over the steps. `replay` lets the policy that `balance` left in the folder learn
+from each of several rollouts in eight updates, with routing replay none, policy (R2) and sampler (R3), and prints how
+far its log-probabilities are from the sampler's before the first update and before the last.
 """
 
 import argparse
@@ -23,34 +23,29 @@ SHIFT = 3.0
 """What is added to the logits of two experts: sigmoid(3) is 0.95, where the others have 0.5."""
 
 
-def init(hidden: int) -> dict[str, Any]:
-    """The quickstart's policy, with sixteen experts, or a narrower one."""
-    return {
-        "architecture": "deepseek_v3",
-        "config": {
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "moe_intermediate_size": hidden // 2,
-            "num_hidden_layers": 3,
-            "num_attention_heads": hidden // 16,
-            "n_routed_experts": 16,
-            "n_shared_experts": 1,
-            "kv_lora_rank": 32,
-            "qk_nope_head_dim": 16,
-            "qk_rope_head_dim": 16,
-            "v_head_dim": 32,
-            "max_position_embeddings": 256,
-        },
-        "tokenizer": {"kind": "bytes", "special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]},
-    }
-
-
-HASTY = {"size": 625, "terms": 4, "max_value": 5, "hasty": 0.55}
+INIT = {
+    "architecture": "deepseek_v3",
+    "config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "n_routed_experts": 16,
+        "n_shared_experts": 1,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "max_position_embeddings": 256,
+    },
+    "tokenizer": {"kind": "bytes", "special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]},
+}
 FACTS = {"size": 900, "terms": 2, "max_value": 30}
-"""Problems that leave something to reinforcement learning, and problems with much to remember."""
+"""Sums with much to remember."""
 
 
-def run(folder: Path, name: str, stage: dict[str, Any], params: dict[str, Any], **recipe: Any) -> list[Row]:
+def run(folder: Path, name: str, stage: dict[str, Any], **recipe: Any) -> list[Row]:
     """Run a recipe of one stage and return its figures."""
     import yaml
 
@@ -59,7 +54,7 @@ def run(folder: Path, name: str, stage: dict[str, Any], params: dict[str, Any], 
     recipe |= {
         "name": name,
         "output": str(folder),
-        "problems": {"function": "grpo.tasks.arithmetic:sums", "params": params, "template": {"kind": "plain"}},
+        "problems": {"function": "grpo.tasks.arithmetic:sums", "params": FACTS, "template": {"kind": "plain"}},
         "rewards": [{"name": "accuracy"}, {"name": "format", "weight": 0.25}],
         "stages": [stage],
     }
@@ -93,7 +88,7 @@ def unbalanced(folder: Path) -> str:
     from grpo.tasks.arithmetic import sums
     from grpo.types import TokenSequence
 
-    policy = make_policy(InitSettings.model_validate(init(32)), seed=0)
+    policy = make_policy(InitSettings.model_validate(INIT), seed=0)
     texts = [policy.tokenizer.encode(row["prompt"] + row["completion"]) for row in sums(64, terms=4, max_value=5)]
     tokens = pack([TokenSequence(tuple(ids[:1]), tuple(ids[1:])) for ids in texts], torch.device("cpu"))
 
@@ -117,7 +112,7 @@ def balance(folder: Path, steps: int, seed: int) -> None:
         stage = sft(steps, examples_per_step=16, experts={"bias_update_rate": rate}, precision=precision)
         model = {"path": path, "dtype": "float32" if precision == "fp32" else "bfloat16"}
         name = f"{rate:g}-{precision}-{seed}"
-        curves[name] = run(folder, name, stage, FACTS, model=model, seed=seed)
+        curves[name] = run(folder, name, stage, model=model, seed=seed)
     print("| step | " + " | ".join(f"{name}: MaxVio, dead, loss" for name in curves) + " |")
     for end in (1, 25, 50, 75, *range(100, steps + 1, 50)):
         cells = [_mean(rows[max(0, end - 20) : end]) for rows in curves.values()]
@@ -133,30 +128,29 @@ def _mean(rows: list[Row]) -> list[float]:
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
-def replay(folder: Path, steps: int, precision: str) -> None:
-    """Let a policy learn in several updates a rollout, three ways."""
-    warm = run(folder, "start", sft(120, experts={"bias_update_rate": 1e-3}), HASTY, model={"init": init(64)})
-    print(f"start: loss {warm[-1]['loss']:.4f}, MaxVio {warm[-1]['router/max_violation']:.2f}")
-    names = ("sampler/mismatch_mean_last", "sampler/mismatch_max_last", "sampler/kl_last", "ratio/clipped")
-    print(f"| {precision}, replay | " + " | ".join(names) + " | rerouted | reward, last half |")
+def replay(folder: Path, rollouts: int, precision: str) -> None:
+    """Let a policy learn in several updates from the same rollouts, three ways."""
+    first = tuple(f"sampler/{name}" for name in ("mismatch_mean", "mismatch_max", "kl"))
+    names = (*first, *(f"{name}_last" for name in first), "ratio/clipped", "router/rerouted")
+    start = {"path": str(folder / "0.01-fp32-0" / "01-sft" / "model")}
+    print(f"| {precision}, replay | " + " | ".join(names) + " |")
     for kind in ("none", "policy", "sampler"):
         stage = {
             "kind": "grpo",
-            "steps": steps,
-            "prompts_per_step": 16,
+            "steps": 1,
+            "prompts_per_step": 8,
             "minibatches_per_step": 4,
             "epochs_per_step": 2,
             "lr": 3e-4,
             "kl": {"beta": 0},
             "precision": precision,
-            "rollout": {"engine": "transformers", "max_new_tokens": 64, "max_concurrent": 128},
+            "rollout": {"engine": "transformers", "max_new_tokens": 48},
             "experts": {"routing_replay": kind},
         }
-        start = {"path": str(folder / "start" / "01-sft" / "model")}
-        rows = run(folder, f"{precision}-{kind}", stage, HASTY, model=start)
-        cells = [f"{sum(row[name] for row in rows) / len(rows):.5f}" for name in (*names, "router/rerouted")]
-        late = [row["reward/mean"] for row in rows[len(rows) // 2 :]]
-        print(f"| {precision}, {kind} | " + " | ".join(cells) + f" | {sum(late) / len(late):.3f} |")
+        rows = [run(folder, f"{precision}-{kind}-{seed}", stage, model=start, seed=seed)[0] for seed in range(rollouts)]
+        print(
+            f"| {precision}, {kind} | " + " | ".join(f"{sum(r[n] for r in rows) / rollouts:.5f}" for n in names) + " |"
+        )
 
 
 def main() -> None:
@@ -164,15 +158,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("balance", "replay"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rollouts", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "balance":
-        balance(arguments.folder, arguments.steps or 300, arguments.seed)
+        balance(arguments.folder, arguments.steps, arguments.seed)
     else:
-        replay(arguments.folder, arguments.steps or 5, arguments.precision)
+        replay(arguments.folder, arguments.rollouts, arguments.precision)
 
 
 if __name__ == "__main__":

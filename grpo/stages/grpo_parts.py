@@ -136,10 +136,11 @@ def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock, kl_PG
         updates.merge(tally)
     learned = updates.figures()
     learned["loss"] /= len(tallies)
-    if len(tallies) > 1:
-        last = tallies[-1].figures()
-        learned |= {f"{name}_last": last[name] for name in DRIFT if name in last}
-    learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT or REROUTED in name}
+    signal = [tally.figures() for tally in tallies if "no_signal" not in tally.sums]
+    if signal:
+        learned |= {name: value for name, value in signal[0].items() if name in DRIFT or REROUTED in name}
+    if len(signal) > 1:
+        learned |= {f"{name}_last": signal[-1][name] for name in DRIFT if name in signal[-1]}
     figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
     if kl_PG.ndim:
         tokens = sum(len(completion.token_ids) for scored in rollout.scored for completion in scored.group.completions)
