@@ -54,12 +54,11 @@ def policy(family: str = "deepseek_v3", seed: int = 0) -> PreTrainedModel:
 
 
 def step(
-    settings: GrpoStage, budget: int, model: PreTrainedModel | None = None, lanes: int = 1
+    settings: GrpoStage, budget: int, model: PreTrainedModel | None = None
 ) -> tuple[Tensor, Tensor, dict[str, float], Tensor]:
     """Gradient, parameters and biases, figures and load after one step of micro-batches of at most `budget` tokens."""
     model = policy() if model is None else model
     learner = Learner(model, settings, 10, Accelerator(cpu=True))
-    learner.lanes = lanes
     batches = micro_batches(TRAJECTORIES, budget, CPU, learner.accelerator.num_processes)
     objective = PolicyGradient(
         make_loss(settings.loss),
@@ -91,7 +90,6 @@ def test_no_split_into_micro_batches_changes_load_bias_or_balance_losses(changes
     whole = step(stage(experts=TERMS, **changes), 10_000)
     for budget in (1, 12, 25):
         close(step(stage(experts=TERMS, **changes), budget), whole)
-    close(step(stage(experts=TERMS, **changes), 12, lanes=2), whole)
     tokens = sum(len(t.tokens) - 1 for t in TRAJECTORIES)
     assert whole[3].sum(-1).tolist() == [2 * tokens] * 2  # two experts a token in each of two layers, prompts repeated
     without = step(stage(), 10_000)
