@@ -1,6 +1,6 @@
 """From trajectories to packed micro-batches: completions lie behind their prompt, no padding, within a token budget.
 
-Axes: S sequences of a micro-batch, T packed tokens, N of them trained on.
+Axes: S sequences of a micro-batch, T packed tokens, N of them trained on, L routers, K experts that each chooses.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grpo.split import split
-from grpo.types import Batch, PackedGroup, PackedTokens, TokenSequence
+from grpo.types import Batch, PackedGroup, PackedTokens, Routes, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Trajectory:
     """A sampled sequence with what the policy gradient needs to know about it.
 
     `anchor_logprobs` are what its ratios are taken to (see correction.py). `weight` is what each of its tokens counts
-    in the loss of the minibatch (see losses/aggregation.py).
+    in the loss of the minibatch (see losses/aggregation.py). `sampler_routes` are the experts that the engine's routers
+    chose, where it says so, and `replayed_routes` those that the learner's are to choose.
     """
 
     tokens: TokenSequence
@@ -27,6 +28,8 @@ class Trajectory:
     anchor_logprobs: tuple[float, ...]
     advantage: float
     weight: float
+    sampler_routes: Routes | None = None
+    replayed_routes: Routes | None = None
 
 
 def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedTokens:
@@ -60,6 +63,32 @@ def pack(sequences: Sequence[TokenSequence], device: torch.device) -> PackedToke
     return PackedTokens(tuple(groups), sum(map(len, sequences)), *whole)
 
 
+def token_indices(tokens: PackedTokens) -> list[Tensor]:
+    """Where the tokens of each sequence, its prompt's and its own, lie in the packing."""
+    rows, start = [], 0
+    for prompt, completions in tokens.groups:
+        own = start + prompt
+        for length in completions:
+            rows.append(torch.cat([torch.arange(start, start + prompt), torch.arange(own, own + length)]))
+            own += length
+        start = own
+    return rows
+
+
+def packed_routes(routes: Sequence[Routes | None], tokens: PackedTokens) -> Tensor | None:
+    """The experts of packed tokens (T, L, K) from those of their sequences; a shared prompt has its first sequence's.
+
+    None where a sequence has none.
+    """
+    known = [route.tensor() for route in routes if route is not None]
+    if len(known) < len(routes):
+        return None
+    packed_TLK = known[0].new_empty(len(tokens.token_ids_T), *known[0].shape[1:])
+    for index, route_TLK in reversed(list(zip(token_indices(tokens), known, strict=True))):
+        packed_TLK[index] = route_TLK
+    return packed_TLK.to(tokens.token_ids_T.device)
+
+
 def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batch:
     """Pack trajectories and spread what is known of each over its target tokens."""
     lengths_S = torch.tensor([len(t.tokens.target_ids) for t in trajectories])
@@ -70,12 +99,15 @@ def make_batch(trajectories: Sequence[Trajectory], device: torch.device) -> Batc
     def flat(rows: Iterable[tuple[float, ...]]) -> Tensor:
         return torch.tensor([x for row in rows for x in row], device=device)
 
+    tokens = pack([t.tokens for t in trajectories], device)
     return Batch(
-        tokens=pack([t.tokens for t in trajectories], device),
+        tokens=tokens,
         sampler_logprobs_N=flat(t.sampler_logprobs for t in trajectories),
         anchor_logprobs_N=flat(t.anchor_logprobs for t in trajectories),
         advantages_N=per_token([t.advantage for t in trajectories]),
         weights_N=per_token([t.weight for t in trajectories]),
+        sampler_routes_TLK=packed_routes([t.sampler_routes for t in trajectories], tokens),
+        replayed_routes_TLK=packed_routes([t.replayed_routes for t in trajectories], tokens),
     )
 
 

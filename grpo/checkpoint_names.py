@@ -1,5 +1,6 @@
 """A policy's weights as `save_pretrained` would write them: the names and shapes that other programs load."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -7,6 +8,9 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
+
+BASE = "base_layer."
+"""What peft puts before the names of what it adapts."""
 
 
 @torch.no_grad()
@@ -28,9 +32,15 @@ def _merged_state(base: nn.Module) -> dict[str, Tensor]:
         owner = next((prefix for prefix in _prefixes(name) if prefix in adapted), None)
         if owner is None:
             state[name] = tensor
-        elif name.startswith(f"{owner}.base_layer."):
-            parameter = name.removeprefix(f"{owner}.base_layer.")
-            state[f"{owner}.{parameter}"] = _merged(adapted[owner], tensor) if parameter == "weight" else tensor
+        elif name.startswith(f"{owner}.{BASE}"):
+            # Adapters of several parameters of one module lie around each other: each has its base_layer.
+            parameter, layers = name.removeprefix(f"{owner}."), [owner]
+            while parameter.startswith(BASE):
+                parameter = parameter.removeprefix(BASE)
+                layers.append(f"{layers[-1]}.{BASE[:-1]}")
+            if ".lora_" not in f".{parameter}":
+                adapters = [adapted[layer] for layer in layers if layer in adapted]
+                state[f"{owner}.{parameter}"] = _merged(adapters, parameter, tensor)
     return state
 
 
@@ -39,12 +49,14 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
-    """The weight with its active adapters, summed in float32: a bfloat16 sum would lose the smaller part."""
-    total = weight.float()
-    for adapter in layer.active_adapters:
-        if adapter in layer.lora_A:
-            total = total + cast(Any, layer).get_delta_weight(adapter).float()
+def _merged(layers: Sequence[LoraLayer], parameter: str, weight: Tensor) -> Tensor:
+    """A parameter with its active adapters, summed in float32: a bfloat16 sum would lose the smaller part."""
+    total = weight
+    for layer in layers:
+        if getattr(layer, "parameter_name", "weight") == parameter:
+            for adapter in layer.active_adapters:
+                if adapter in layer.lora_A:
+                    total = total.float() + cast(Any, layer).get_delta_weight(adapter).float()
     return total.to(weight.dtype)
 
 

@@ -9,21 +9,23 @@ Axes: P prompts of a step, G completions of a prompt, N trained tokens of a micr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from grpo.batch import make_batch
+from grpo.batch import make_batch, token_indices
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
-from grpo.experience import token_trajectory
+from grpo.experience import FirstPass, engines_own, token_trajectory
+from grpo.experts.observe import Routing, observe
 from grpo.forward import packs, target_logprobs
 from grpo.learner import Learner
 from grpo.losses.mismatch import correction_weights, on_policy_enough
 from grpo.recipe import GrpoStage
 from grpo.split import split
 from grpo.tally import Tally
-from grpo.types import Batch, ScoredGroup
+from grpo.types import Batch, Routes, ScoredGroup, TrainingFailure
 
 Logprobs = tuple[float, ...]
 
@@ -69,14 +71,29 @@ def correction_of(stage: GrpoStage) -> Correction:
     return Correction(stage.correction, stage.off_policy_mask, stage.correction is not None and _updates(stage) == 1)
 
 
-def anchors(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> list[list[Logprobs]]:
-    """The anchor of every completion, P lists of G: the engine's own probabilities, unless a correction is asked for.
+def first_pass(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> FirstPass:
+    """The anchor of every completion and the routes that are replayed.
 
-    Only with a correction and several updates from one rollout does it cost a forward pass.
+    They are the engine's own, or none. The learner's cost a forward pass: with several updates from one rollout, under
+    a correction its probabilities, and under routing replay R2 its routes.
+
+    Raises:
+        TrainingFailure: the engine's routes are to be replayed, and it gave none.
     """
-    if stage.correction is None or _updates(stage) == 1:
-        return [[completion.sampler_logprobs for completion in group.group.completions] for group in scored]
-    return _learner_logprobs(scored, stage, learner)
+    replay = stage.experts.routing_replay
+    sampled = engines_own(scored, replayed=replay == "sampler")
+    if replay == "sampler" and any(routes is None for routes_G in sampled.routes_PG for routes in routes_G):
+        raise TrainingFailure(
+            "experts.routing_replay: sampler: the engine did not tell which experts it chose: say policy, or set "
+            "rollout.engine: transformers"
+        )
+    corrected = stage.correction is not None and _updates(stage) > 1
+    if not corrected and replay != "policy":
+        return sampled
+    own = _learner_pass(scored, stage, learner)
+    return FirstPass(
+        own.anchors_PG if corrected else sampled.anchors_PG, own.routes_PG if replay == "policy" else sampled.routes_PG
+    )
 
 
 def _updates(stage: GrpoStage) -> int:
@@ -84,19 +101,35 @@ def _updates(stage: GrpoStage) -> int:
 
 
 @torch.no_grad()
-def _learner_logprobs(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> list[list[Logprobs]]:
+def _learner_pass(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learner) -> FirstPass:
+    """The learner's probabilities and routes of every completion; under R3 it follows the engine's here too."""
     accelerator, model = learner.accelerator, learner.model
     trajectories = [token_trajectory(group.group, c) for group in scored for c in group.group.completions]
     processes = accelerator.num_processes
     parts = split([t.tokens for t in trajectories], stage.tokens_per_micro_batch, processes, packs(model))
-    mine: list[tuple[int, Logprobs]] = []
+    mine: list[tuple[int, tuple[Logprobs, Routes | None]]] = []
     model.train(learner.dropout)
     for indices in parts[accelerator.process_index :: processes]:
         batch = make_batch([trajectories[i] for i in indices], accelerator.device)
+        replayed = batch.sampler_routes_TLK if stage.experts.routing_replay == "sampler" else None
         with learner.autocast():
-            logprobs_N = target_logprobs(model, batch.tokens, stage.rollout.temperature)
+            compute = partial(target_logprobs, model, batch.tokens, stage.rollout.temperature)
+            logprobs_N, routing = observe(model, batch.tokens, replayed, compute)
         lengths = [len(trajectories[i].tokens.target_ids) for i in indices]
-        mine += zip(indices, (tuple(part.tolist()) for part in logprobs_N.cpu().split(lengths)), strict=True)
+        logprobs = [tuple(part.tolist()) for part in logprobs_N.cpu().split(lengths)]
+        mine += zip(indices, zip(logprobs, _routes(routing, batch), strict=True), strict=True)
     everyone = dict(mine if processes == 1 else gather_object(mine))
     size = len(scored[0].group.completions)
-    return [[everyone[p * size + g] for g in range(size)] for p in range(len(scored))]
+    rows = [[everyone[p * size + g] for g in range(size)] for p in range(len(scored))]
+    return FirstPass(
+        [[logprobs for logprobs, _ in row] for row in rows], [[routes for _, routes in row] for row in rows]
+    )
+
+
+def _routes(routing: Routing | None, batch: Batch) -> list[Routes | None]:
+    """What routers chose for each sequence."""
+    places = token_indices(batch.tokens)
+    if routing is None:
+        return [None] * len(places)
+    experts_TLK = routing.experts_LTK.transpose(0, 1).cpu()
+    return [Routes.of(experts_TLK[place]) for place in places]

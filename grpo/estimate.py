@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM
 
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.policy import add_lora
-from grpo.pretrained import load_config
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
 from grpo.recipe_file import dump_recipe
 from grpo.rollout.vllm_options import cache_bytes_per_token
-from grpo.scratch import make_config
+from grpo.scratch import model_config
 
 BYTES = {"float32": 4, "bfloat16": 2, "fp32": 4, "bf16": 2}
 
@@ -107,12 +106,7 @@ def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, refe
 
 
 def _model_size(settings: ModelSettings) -> ModelSize:
-    config: PretrainedConfig
-    if settings.path is not None:
-        config = load_config(settings.path, settings.trust_remote_code)
-    else:
-        assert settings.init is not None  # the recipe has either a path or init
-        config = make_config(settings.init)
+    config = model_config(settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
     parameters = sum(p.numel() for p in model.parameters())

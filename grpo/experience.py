@@ -5,7 +5,7 @@ Axes: P prompts of a step, G completions of a prompt, B = P*G in that order.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from grpo.advantages import advantages, gdpo
 from grpo.batch import Trajectory
 from grpo.losses.aggregation import sequence_weights
 from grpo.recipe import GdpoAdvantage, GrpoStage
-from grpo.types import Completion, Group, Score, ScoredGroup, TokenSequence
+from grpo.types import Completion, Group, Routes, Score, ScoredGroup, TokenSequence
 
 MaskReason = Literal["unscorable", "truncated"]
 
@@ -69,14 +69,29 @@ def mask_reasons(scored: Sequence[ScoredGroup], mask_truncated: bool) -> list[li
 def token_trajectory(group: Group, completion: Completion) -> Trajectory:
     """One completion after its prompt, as the learner reads it, without a share in a loss."""
     tokens = TokenSequence(group.prompt_ids, completion.token_ids)
-    return Trajectory(tokens, completion.sampler_logprobs, completion.sampler_logprobs, advantage=0.0, weight=0.0)
+    sampler = completion.sampler_logprobs
+    return Trajectory(tokens, sampler, sampler, advantage=0.0, weight=0.0, sampler_routes=completion.routes)
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What is known of a rollout before its first update, P lists of G: what ratios are taken to (see correction.py),
+    and what routers are to choose, None where they are free."""
+
+    anchors_PG: Sequence[Sequence[tuple[float, ...]]]
+    routes_PG: Sequence[Sequence[Routes | None]]
+
+
+def engines_own(scored: Sequence[ScoredGroup], replayed: bool = False) -> FirstPass:
+    """The engine's probabilities, and its routes where they are replayed: no pass at all."""
+    return FirstPass(
+        [[completion.sampler_logprobs for completion in group.group.completions] for group in scored],
+        [[completion.routes if replayed else None for completion in group.group.completions] for group in scored],
+    )
 
 
 def minibatches(
-    scored: Sequence[ScoredGroup],
-    anchors: Sequence[Sequence[tuple[float, ...]]],
-    advantages_PG: Tensor,
-    stage: GrpoStage,
+    scored: Sequence[ScoredGroup], first: FirstPass, advantages_PG: Tensor, stage: GrpoStage
 ) -> list[list[Trajectory]]:
     """The trajectories of every minibatch of a step, epoch after epoch.
 
@@ -86,36 +101,35 @@ def minibatches(
     """
     size = math.ceil(len(scored) / stage.minibatches_per_step)
     parts = [
-        _trajectories(scored[part], anchors[part], advantages_PG[part], stage)
+        _trajectories(
+            scored[part], FirstPass(first.anchors_PG[part], first.routes_PG[part]), advantages_PG[part], stage
+        )
         for part in (slice(start, start + size) for start in range(0, len(scored), size))
     ]
     return parts * stage.epochs_per_step
 
 
 def _trajectories(
-    scored: Sequence[ScoredGroup],
-    anchors: Sequence[Sequence[tuple[float, ...]]],
-    advantages_PG: Tensor,
-    stage: GrpoStage,
+    scored: Sequence[ScoredGroup], first: FirstPass, advantages_PG: Tensor, stage: GrpoStage
 ) -> list[Trajectory]:
     reasons = [reason for row in mask_reasons(scored, stage.mask_truncated) for reason in row]
-    completions = [
-        (g.group, c, anchor)
-        for g, row in zip(scored, anchors, strict=True)
-        for c, anchor in zip(g.group.completions, row, strict=True)
+    trajectories = [
+        replace(token_trajectory(g.group, completion), anchor_logprobs=anchor, replayed_routes=routes)
+        for g, anchors_G, routes_G in zip(scored, first.anchors_PG, first.routes_PG, strict=True)
+        for completion, anchor, routes in zip(g.group.completions, anchors_G, routes_G, strict=True)
     ]
     weights_B = sequence_weights(
-        torch.tensor([len(c.token_ids) for _, c, _ in completions]),
+        torch.tensor([len(t.tokens.target_ids) for t in trajectories]),
         torch.tensor([reason is None for reason in reasons]),
         stage.loss.aggregation,
         stage.rollout.max_new_tokens,
         count_masked=False,
     )
     everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage)
-    rows = zip(completions, reasons, advantages_PG.flatten().tolist(), weights_B.tolist(), strict=True)
+    rows = zip(trajectories, reasons, advantages_PG.flatten().tolist(), weights_B.tolist(), strict=True)
     return [
-        replace(token_trajectory(group, c), anchor_logprobs=anchor, advantage=advantage, weight=weight)
-        for (group, c, anchor), reason, advantage, weight in rows
+        replace(trajectory, advantage=advantage, weight=weight)
+        for trajectory, reason, advantage, weight in rows
         if reason is None and (everything_counts or advantage != 0)
     ]
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from grpo.types import UserError
 
@@ -12,6 +12,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 """Multi-head latent attention has q_proj without a query rank, and q_a_proj and q_b_proj with one."""
 MLP = ("gate_proj", "up_proj", "down_proj")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+"""The fused tensors of all routed experts of a layer, which are parameters and no modules."""
 LATENT_KERNEL = (512, 64)
 """kv_lora_rank and qk_rope_head_dim of vLLM's latent-attention kernels."""
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -56,23 +58,65 @@ def latent_attention_options(config: Any, on_cpu: bool) -> EngineOptions:
 
 
 @dataclass(frozen=True)
+class Router:
+    """How transformers turns a router's logits over experts into the weights of the chosen ones.
+
+    `scores` of the logits become weights, with `normalise` divided by their sum over the chosen experts, times
+    `scale`. `has_bias`: experts are chosen by score + `e_score_correction_bias`, a buffer that the weights never see
+    (DeepSeek-V3, arXiv 2412.19437, eq. 16).
+    """
+
+    scores: Literal["sigmoid", "softmax"]
+    normalise: bool = True
+    scale: float = 1.0
+    has_bias: bool = False
+
+
+def mixtral_router(config: Any) -> Router:
+    """Softmax, renormalised over the chosen experts."""
+    return Router("softmax")
+
+
+def qwen_router(config: Any) -> Router:
+    """Softmax, renormalised where the config says so."""
+    return Router("softmax", normalise=config.norm_topk_prob)
+
+
+def deepseek_v2_router(config: Any) -> Router:
+    """Softmax; transformers scales the weights and reads no `norm_topk_prob`."""
+    return Router("softmax", normalise=False, scale=config.routed_scaling_factor)
+
+
+def deepseek_v3_router(config: Any) -> Router:
+    """Sigmoid, with a bias for the choice."""
+    return Router("sigmoid", config.norm_topk_prob, config.routed_scaling_factor, has_bias=True)
+
+
+@dataclass(frozen=True)
 class Family:
     """An architecture: which modules LoRA adapts, what its config must say, and how vLLM serves it.
 
+    `lora_experts` are parameters that LoRA adapts beside the modules.
     `not_lora_targets` are names of modules that peft takes for the fused experts, and would adapt those instead.
     `config_keys` are the keys that transformers leaves out of config.json and other programs route by, with the only
     value that transformers computes. `scratch_defaults` replace defaults of transformers that fit the published size
     of the architecture alone. `engine_options` of a config, on a CPU or not; `engine_lora`: whether vLLM can apply an
-    adapter to all of `lora_targets`; `experts`: whether a router chooses experts, which rounding may choose otherwise.
+    adapter to all of `lora_targets`; `router` of a config, where one chooses experts.
     """
 
     lora_targets: tuple[str, ...] | str
+    lora_experts: tuple[str, ...] = ()
     not_lora_targets: tuple[str, ...] = ()
     config_keys: Mapping[str, Any] = field(default_factory=dict)
     scratch_defaults: Mapping[str, Any] = field(default_factory=dict)
     engine_options: Callable[[Any, bool], EngineOptions] = no_engine_options
     engine_lora: bool = False
-    experts: bool = False
+    router: Callable[[Any], Router] | None = None
+
+    @property
+    def experts(self) -> bool:
+        """Whether a router chooses experts, which rounding may choose otherwise."""
+        return self.router is not None
 
 
 DENSE = Family(lora_targets=ATTENTION + MLP, engine_lora=True)
@@ -86,22 +130,33 @@ FAMILIES: Mapping[str, Family] = {
     "gemma": DENSE,
     "gemma2": DENSE,
     "gemma3_text": DENSE,
+    "gemma4_text": DENSE,
     "phi3": Family(lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
-    # Experts are fused into one tensor a layer, not modules, so LoRA adapts the attention alone.
-    "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
-    "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
+    # LoRA adapts attention and routed experts: peft has no name for shared experts and dense layers beside those.
+    "qwen2_moe": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=qwen_router),
+    "qwen3_moe": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=qwen_router),
+    "mixtral": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=mixtral_router),
     "deepseek_v2": Family(
-        lora_targets=LATENT_ATTENTION,
+        LATENT_ATTENTION,
+        EXPERTS,
         not_lora_targets=MLP,
-        experts=True,
+        router=deepseek_v2_router,
         config_keys={"scoring_func": "softmax"},
         engine_options=latent_attention_options,
-        scratch_defaults={"q_lora_rank": None, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
+        # Without groups vLLM's router on a CPU fails an assertion; one group is none.
+        scratch_defaults={
+            "q_lora_rank": None,
+            "first_k_dense_replace": 1,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
     ),
     "deepseek_v3": Family(
-        lora_targets=LATENT_ATTENTION,
+        LATENT_ATTENTION,
+        EXPERTS,
         not_lora_targets=MLP,
-        experts=True,
+        router=deepseek_v3_router,
         # vLLM fails to load the router's bias without the first and silently routes by softmax without the second.
         # transformers builds no module for multi-token prediction, so a model made from scratch promises none.
         config_keys={

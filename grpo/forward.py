@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.batch import pack
+from grpo.batch import pack, token_indices
 from grpo.fused import fuse
 from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
@@ -97,18 +97,30 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
 
 def _rows(tokens: PackedTokens) -> tuple[dict[str, Any], Tensor]:
     """Sequences as rows (S, L) with padding on the right, which nothing before it sees."""
-    rows, start = [], 0
-    for prompt, completions in tokens.groups:
-        own = start + prompt
-        for length in completions:
-            rows.append(torch.cat([torch.arange(start, start + prompt), torch.arange(own, own + length)]))
-            own += length
-        start = own
-    index_SL = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(tokens.token_ids_T.device)
-    lengths_S1 = torch.tensor([[len(row)] for row in rows], device=index_SL.device)
-    valid_SL = torch.arange(index_SL.shape[1], device=index_SL.device) < lengths_S1
+    index_SL, valid_SL = _padded(tokens)
     inputs = {"input_ids": tokens.token_ids_T[index_SL], "attention_mask": valid_SL.long()}
     return inputs, tokens.sequence_N * index_SL.shape[1] + tokens.position_ids_T[tokens.predictor_N]
+
+
+def _padded(tokens: PackedTokens) -> tuple[Tensor, Tensor]:
+    """Where the tokens of each row lie in the packing, and which are no padding, both (S, L)."""
+    rows = token_indices(tokens)
+    index_SL = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(tokens.token_ids_T.device)
+    lengths_S1 = torch.tensor([[len(row)] for row in rows], device=index_SL.device)
+    return index_SL, torch.arange(index_SL.shape[1], device=index_SL.device) < lengths_S1
+
+
+def row_map(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor] | None:
+    """Which packed token each row of the model's hidden states shows, and one row of each token.
+
+    None where the rows are the packed tokens. Padding shows some token.
+    """
+    if packs(model):
+        return None
+    index_SL, valid_SL = _padded(tokens)
+    row_T = torch.empty_like(tokens.token_ids_T)
+    row_T[index_SL[valid_SL]] = valid_SL.flatten().nonzero()[:, 0]
+    return index_SL.flatten(), row_T
 
 
 # --- preparing a model ------------------------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
 """Rollouts that are not yet learned from, so that a crash after sampling does not cost the samples."""
 
+import base64
 import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from grpo.files import write_atomic
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
+from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, UserError
 
 FAST = 1
 """The compression level: most of the gain, little of the time."""
@@ -73,9 +74,22 @@ def _group_entry(scored: ScoredGroup) -> dict[str, Any]:
     return {
         "problem": group.problem.id,
         "prompt_ids": group.prompt_ids,
-        "completions": [asdict(completion) for completion in group.completions],
+        "completions": [_completion_entry(completion) for completion in group.completions],
         "scores": [asdict(score) for score in scored.scores],
     }
+
+
+def _completion_entry(completion: Completion) -> dict[str, Any]:
+    entry = asdict(replace(completion, routes=None))
+    if completion.routes is not None:
+        entry["routes"] = asdict(completion.routes) | {"data": base64.b64encode(completion.routes.data).decode()}
+    return entry
+
+
+def _routes(entry: Mapping[str, Any] | None) -> Routes | None:
+    if entry is None:
+        return None
+    return Routes(entry["routers"], entry["experts"], base64.b64decode(entry["data"]))
 
 
 def _scored_group(entry: Mapping[str, Any], problems: Mapping[str, Problem]) -> ScoredGroup:
@@ -86,6 +100,7 @@ def _scored_group(entry: Mapping[str, Any], problems: Mapping[str, Problem]) -> 
             sampler_logprobs=tuple(completion["sampler_logprobs"]),
             finish=completion["finish"],
             weight_version=completion["weight_version"],
+            routes=_routes(completion.get("routes")),
         )
         for completion in entry["completions"]
     )

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
 from grpo.fp8 import Switch, use_fp8
+from grpo.experts.health import LOAD, router_figures
+from grpo.experts.terms import bias_range, require_routers, step_biases
 from grpo.kernels.remade import remaking
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
@@ -42,6 +44,7 @@ class Learner:
         accelerator: Accelerator,
         dropout: bool = False,
     ):
+        require_routers(model, settings.experts)
         self.model = model
         self.dropout = dropout
         self.settings = settings
@@ -94,7 +97,7 @@ def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], 
             loss.backward()
         tally.merge(figures.add("loss", loss.item()))
     _sum_gradients(learner)
-    return _apply(learner, step, _merged(tally, learner.accelerator))
+    return _balance(learner, _apply(learner, step, everyones(tally, learner.accelerator)))
 
 
 def _sum_gradients(learner: Learner) -> None:
@@ -105,7 +108,8 @@ def _sum_gradients(learner: Learner) -> None:
         parameter.grad = gradient if alone else learner.accelerator.reduce(gradient, "sum")
 
 
-def _merged(tally: Tally, accelerator: Accelerator) -> Tally:
+def everyones(tally: Tally, accelerator: Accelerator) -> Tally:
+    """The sum of every process's tally."""
     if accelerator.num_processes == 1:
         return tally
     everyone = Tally()
@@ -132,3 +136,15 @@ def _apply(learner: Learner, step: int, tally: Tally) -> Tally:
             f"(gradient norm {norm}); lower lr or max_grad_norm, or look at the samples of the last steps"
         )
     return tally.add("skipped", 1.0)
+
+
+def _balance(learner: Learner, tally: Tally) -> Tally:
+    """Move the routers' biases against the load of the update, if it was one, and add the routers' figures."""
+    rate = learner.settings.experts.bias_update_rate
+    if rate and LOAD in tally.tensors:
+        if not tally.sums["skipped"]:
+            step_biases(learner.model, tally.tensors[LOAD], rate)
+        tally.mean("router/bias_range", bias_range(learner.model))
+    for name, value in router_figures(tally.tensors).items():
+        tally.mean(name, value)
+    return tally

@@ -19,8 +19,8 @@ from torch import Tensor
 from grpo.files import full_disk_is_an_answer, sync
 from grpo.types import ScoredGroup, UserError
 
-LOGS = ("metrics", "samples")
-"""The names of a stage's logs, each a .jsonl file."""
+LOGS = ("metrics", "samples", "experts")
+"""The names of a stage's logs, each a .jsonl file; the last is there where the policy has experts."""
 
 Position = Mapping[str, int]
 """How many bytes of each log there are."""
@@ -30,7 +30,7 @@ Track = Callable[[Mapping[str, float], int], None]
 
 
 class RunLog:
-    """The log of one stage: `metrics.jsonl`, `samples.jsonl` and the trackers.
+    """The log of one stage: `metrics.jsonl`, `samples.jsonl`, `experts.jsonl` and the trackers.
 
     Only the main process has paths to write to; the others' logs do nothing.
     """
@@ -49,28 +49,39 @@ class RunLog:
         """
         paths = {name: folder / f"{name}.jsonl" for name in LOGS} if accelerator.is_main_process else {}
         for name, path in paths.items():
-            _cut(path, position[name] if position else 0)
+            _cut(path, position.get(name, 0) if position else 0)
         return cls(stage, paths, _tracking(folder, accelerator))
 
     def write(
-        self, step: int, figures: Mapping[str, float], samples: Sequence[Mapping[str, Any]], **labels: str
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        samples: Sequence[Mapping[str, Any]],
+        load_LE: Tensor | None = None,
+        **labels: str,
     ) -> None:
-        """Add the figures of a step, with labels such as the model they describe, and its samples. Raises DiskFull."""
+        """Add the figures of a step, with labels such as the model they describe, and its samples. Raises DiskFull.
+
+        `load_LE` are the tokens that each of E experts of L routers got, which would make too long a line of figures.
+        """
         metrics = {"step": step, "stage": self.stage, "time": time.time(), **labels, **figures}
         rows: dict[str, Iterable[Mapping[str, Any]]] = {"metrics": [metrics], "samples": samples}
+        if load_LE is not None:
+            rows["experts"] = [{"step": step, "load": load_LE.long().tolist()}]
         for name, path in self.paths.items():
-            with full_disk_is_an_answer(path), path.open("ab") as file:
-                file.write(b"".join(map(json_line, rows[name])))
+            if name in rows:
+                with full_disk_is_an_answer(path), path.open("ab") as file:
+                    file.write(b"".join(map(json_line, rows[name])))
         self.track({f"{self.stage}/{name}": value for name, value in figures.items()}, step)
 
     def position(self) -> Position:
         """Wait until all that was written is on disk, and say how much that is."""
         self.close()
-        return {name: path.stat().st_size for name, path in self.paths.items()}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in self.paths.items()}
 
     def close(self) -> None:
         """Wait until all that was written is on disk. Raises DiskFull."""
-        for path in self.paths.values():
+        for path in filter(Path.exists, self.paths.values()):
             with full_disk_is_an_answer(path):
                 sync(path)
 
@@ -169,14 +180,14 @@ def start_trackers(accelerator: Accelerator, run_name: str, wanted: Sequence[str
 def _cut(path: Path, size: int) -> None:
     """Make a log exactly `size` bytes long by dropping what came after a checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    present = path.stat().st_size
+    present = path.stat().st_size if path.exists() else 0
     if present < size:
         raise UserError(
             f"{path}: expected at least the {size} bytes that the checkpoint counted, got {present}: bring the file "
             "back, or start over with --fresh"
         )
-    os.truncate(path, size)
+    if present:
+        os.truncate(path, size)
 
 
 def _tracking(folder: Path, accelerator: Accelerator) -> Track:

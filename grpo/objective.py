@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from grpo.correction import NO_CORRECTION, Correction
+from grpo.experts.observe import observe
+from grpo.experts.terms import NO_BALANCE, BalanceLoss
 from grpo.forward import target_logprobs, target_scores
 from grpo.losses import Loss
 from grpo.losses.kl import kl_penalty
@@ -28,11 +30,18 @@ class PolicyGradient:
     reference: Reference | None
     entropy_coefficient: float
     correction: Correction = NO_CORRECTION
+    balance: BalanceLoss = NO_BALANCE
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tally]:
         """The micro-batch's share of the minibatch's loss, and figures about its tokens."""
         ref_logprobs_N = self._ref_logprobs(batch)
-        policy_logprobs_N, entropy_N, likeliest_N = target_scores(model, batch.tokens, self.temperature)
+        scores, routing = observe(
+            model,
+            batch.tokens,
+            batch.replayed_routes_TLK,
+            lambda: target_scores(model, batch.tokens, self.temperature),
+        )
+        policy_logprobs_N, entropy_N, likeliest_N = scores
         anchor_N = self.correction.anchor(policy_logprobs_N, batch)
         token = self.surrogate(policy_logprobs_N, anchor_N, batch.advantages_N, batch.tokens.sequence_N)
         correction_N, tally = self.correction.weights(policy_logprobs_N, batch)
@@ -44,7 +53,8 @@ class PolicyGradient:
             kl_N = kl_penalty(policy_logprobs_N, batch.sampler_logprobs_N, ref_logprobs_N, self.kl.estimator)
             loss_N = loss_N + self.kl.beta * kl_N
             tally.tokens("kl", kl_N)
-        return (batch.weights_N * loss_N).sum(), tally
+        loss = (batch.weights_N * loss_N).sum()
+        return self.balance.added(loss, tally, routing, batch.sampler_routes_TLK)
 
     def _ref_logprobs(self, batch: Batch) -> Tensor | None:
         if self.reference is None or self.kl.place == "reward":
@@ -66,8 +76,10 @@ class CrossEntropy:
     """Mean negative log-likelihood over the `total_tokens` target tokens of a step."""
 
     total_tokens: int
+    balance: BalanceLoss = NO_BALANCE
 
     def __call__(self, model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tally]:
         """The micro-batch's share of the step's mean, and its own figures."""
-        logprobs_N = target_logprobs(model, tokens)
-        return -logprobs_N.sum() / self.total_tokens, Tally().add("tokens", tokens.sequence_tokens)
+        logprobs_N, routing = observe(model, tokens, None, lambda: target_logprobs(model, tokens))
+        loss, tally = -logprobs_N.sum() / self.total_tokens, Tally().add("tokens", tokens.sequence_tokens)
+        return self.balance.added(loss, tally, routing)

@@ -39,6 +39,13 @@ FIGURES = {
     "memory/peak_mb": ("memory MB", ",.0f"),
 }
 """The figures worth a look at every step: how they are called and written."""
+ROUTER_FIGURES = {
+    "router/max_violation": ("MaxVio", "4.2f"),
+    "router/entropy": ("entropy", "4.0%"),
+    "router/dead": ("dead", "1.0f"),
+    "router/rerouted": ("rerouted", "4.1%"),
+}
+"""What the line about experts says. MaxVio, the most overloaded expert, is drawn over time."""
 CURVES = ("reward/mean", "accuracy", "loss")
 """The figure drawn large: the first of these that there is."""
 NOT_A_REWARD = ("/mean", "/std", "/not_applicable", "/error", "/timeout")
@@ -106,7 +113,7 @@ def sample_title(sample: Sample) -> str:
 def render(view: View, console: Console) -> RenderableType:
     """Lay out a view for a console's width: progress, curve, rewards, figures, a sample."""
     width = min(console.width, 120) - 4
-    blocks = [_progress(view), *_curve(view, width), *_rewards(view), _figures(view.latest())]
+    blocks = [_progress(view), *_curve(view, width), *_rewards(view), _figures(view.latest()), *_routers(view)]
     if view.sample is not None:
         blocks += _sample(view.sample, console, width)
     return Panel(Group(*blocks), title=Text(f" {view.title} ", "bold"), width=width + 4, border_style="blue")
@@ -160,6 +167,14 @@ def _figures(figures: Figures) -> RenderableType:
         if name in figures
     ]
     return Padding(Columns(cells, padding=(0, 3), equal=True), (1, 0, 0, 0))
+
+
+def _routers(view: View) -> Iterator[RenderableType]:
+    """One line about experts, where there are some."""
+    latest, drawn = view.latest(), view.series("router/max_violation")
+    if drawn:
+        told = [f"{label} {latest[n]:{form}}" for n, (label, form) in ROUTER_FIGURES.items() if n in latest]
+        yield Text.assemble(("experts ", "dim"), (sparkline(drawn, SPARK_WIDTH), "cyan"), "  ", "   ".join(told))
 
 
 def _sample(sample: Sample, console: Console, width: int) -> Iterator[RenderableType]:

@@ -1,7 +1,7 @@
 """The policy: a causal language model and its tokenizer, loaded, adapted and saved."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from grpo.experts.observe import bias_buffers, set_biases
 from grpo.families import family_of
 from grpo.files import atomic_folder
 from grpo.pretrained import load_model, load_tokenizer
 from grpo.recipe import LoraSettings, ModelSettings
 from grpo.types import UserError
+
+ALL_EXPERTS = "experts"
+"""What a recipe calls the routed experts among LoRA's targets."""
+
+BIAS = "router-bias-"
+"""What names of routers' biases begin with among a reference's tensors."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,13 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         _check_targets(model, settings.targets)
     family_targets = family_of(model.config).lora_targets
     targets: Any = settings.targets or (family_targets if isinstance(family_targets, str) else list(family_targets))
+    experts = _adapted_experts(model, settings)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a scale, used as the number it is
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=targets if isinstance(targets, str) else [name for name in targets if name != ALL_EXPERTS],
+        target_parameters=experts,
         task_type="CAUSAL_LM",
     )
     try:
@@ -72,10 +81,25 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {reason[:300]}") from None
 
 
+def _adapted_experts(model: nn.Module, settings: LoraSettings) -> list[str] | None:
+    """The fused expert tensors that are adapted: wherever there are some, unless the settings name other targets."""
+    if settings.targets is not None and ALL_EXPERTS not in settings.targets:
+        return None
+    present = [name for name, _ in model.named_parameters()]
+    found = [name for name in family_of(model.config).lora_experts if any(p.endswith(f".{name}") for p in present)]
+    if found and settings.dropout:
+        raise UserError(
+            f"model.lora.dropout: {type(model).__name__} has experts, whose adapters know no dropout, got "
+            f"{settings.dropout}: set 0, or name targets other than {ALL_EXPERTS}"
+        )
+    return found or None
+
+
 def _check_targets(model: nn.Module, targets: list[str]) -> None:
     """Allow the linear modules that a merged copy can hold: an output layer tied to the embedding is none of them."""
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     names -= set(family_of(model.config).not_lora_targets)
+    names |= {ALL_EXPERTS} if family_of(model.config).lora_experts else set()
     if model.config.tie_word_embeddings:  # type: ignore[union-attr]
         names.discard("lm_head")
     for target in targets:
@@ -173,11 +197,15 @@ class CopiedReference:
 
 
 class AdapterReference:
-    """The policy's own base model: without the adapters or, once refreshed, with a snapshot of them in their place."""
+    """The policy's own base model: without the adapters or, once refreshed, with a snapshot of them in their place.
+
+    Routers' biases, which move beside the adapters, are the reference's own in either case.
+    """
 
     def __init__(self, model: PeftModel) -> None:
         self._policy_model = model
         self._snapshot: dict[str, Tensor] = {}
+        self._biases = _copies(bias_buffers(model))
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
@@ -185,7 +213,7 @@ class AdapterReference:
         was_training = self._policy_model.training
         self._policy_model.eval()
         try:
-            with self._swapped() if self._snapshot else self._policy_model.disable_adapter():
+            with self._own_biases(), self._swapped() if self._snapshot else self._policy_model.disable_adapter():
                 yield self._policy_model
         finally:
             self._policy_model.train(was_training)
@@ -193,15 +221,29 @@ class AdapterReference:
     def refresh(self, policy: Policy) -> None:
         """Keep a copy of the adapters of this moment."""
         self._snapshot = {name: tensor.detach().clone() for name, tensor in _adapters(policy.model).items()}
+        self._biases = _copies(bias_buffers(policy.model))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The snapshot of the adapters."""
-        return dict(self._snapshot)
+        """The snapshot of the adapters, and the biases of that moment."""
+        biases = {f"{BIAS}{number}": bias for number, bias in enumerate(self._biases)} if self._snapshot else {}
+        return self._snapshot | biases
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a snapshot of the adapters."""
+        """Take up a snapshot of the adapters, and biases."""
         adapters = _adapters(self._policy_model)
-        self._snapshot = {name: tensor.to(adapters[name].device, copy=True) for name, tensor in state.items()}
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(BIAS)}
+        self._snapshot = {name: tensor.to(adapters[name].device, copy=True) for name, tensor in kept.items()}
+        biases = [state.get(f"{BIAS}{number}", bias) for number, bias in enumerate(self._biases)]
+        self._biases = [new.to(old.device, copy=True) for new, old in zip(biases, self._biases, strict=True)]
+
+    @contextmanager
+    def _own_biases(self) -> Iterator[None]:
+        current = _copies(bias_buffers(self._policy_model))
+        set_biases(self._policy_model, self._biases)
+        try:
+            yield
+        finally:
+            set_biases(self._policy_model, current)
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:
@@ -214,6 +256,10 @@ class AdapterReference:
         finally:
             for name, adapter in adapters.items():
                 adapter.data = current[name]
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
 
 
 def _adapters(model: nn.Module) -> dict[str, nn.Parameter]:

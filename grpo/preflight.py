@@ -4,12 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from grpo.engine_settings import EngineSettings
+from grpo.families import family_of
 from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
-from grpo.rollout.make_engine import chosen_engine
+from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
+from grpo.scratch import model_config
 from grpo.sources import read_problems
 from grpo.types import UserError
 
@@ -25,6 +27,7 @@ def check_ahead(recipe: Recipe) -> None:
     Raises:
         UserError: something is missing or does not fit.
     """
+    check_experts(recipe)
     models = ["base"]
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
@@ -34,6 +37,32 @@ def check_ahead(recipe: Recipe) -> None:
             _check_models(stage, number, models)
         else:
             models.append(stage_name(number, stage.kind))
+
+
+def check_experts(recipe: Recipe) -> None:
+    """What stages say about experts fits the routers of the model.
+
+    Raises:
+        UserError: the model has no experts, or its routers no bias, or an engine can not do its part.
+    """
+    for number, stage in enumerate(recipe.stages):
+        if isinstance(stage, EvaluateStage) or stage.experts == type(stage.experts)():
+            continue
+        config = model_config(recipe.model)
+        router, where = family_of(config).router, f"stages[{number}].experts"
+        if router is None:
+            raise UserError(f"{where}: expected a mixture of experts, got {config.model_type}: leave experts out")
+        if stage.experts.bias_update_rate and not router(config).has_bias:
+            raise UserError(
+                f"{where}.bias_update_rate: expected a router with a bias, as DeepSeek-V3's, got {config.model_type}: "
+                "say auxiliary_loss or sequence_balance_loss"
+            )
+        if isinstance(stage, GrpoStage) and stage.experts.bias_update_rate and stage.rollout.vllm.lora == "adapter":
+            raise UserError(
+                f"{where}.bias_update_rate: biases are no part of an adapter: set rollout.vllm.lora: merged"
+            )
+        if isinstance(stage, GrpoStage) and stage.experts.routing_replay == "sampler":
+            check_tells_routes(stage.rollout, config)
 
 
 def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:

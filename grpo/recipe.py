@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
+from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -47,7 +48,9 @@ class LoraSettings(Settings):
     rank: Count = 16
     alpha: Positive = 32.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="in sft stages; elsewhere it is off")
-    targets: list[str] | None = Field(None, description="module names; left out, those of the model's family")
+    targets: list[str] | None = Field(
+        None, description="module names, and experts for the routed ones; left out, those of the model's family"
+    )
 
 
 class ModelSettings(Settings):
@@ -197,6 +200,7 @@ class TrainingSettings(Settings):
         "keep", description="between forward and backward pass: kept, computed twice, or moved to the CPU's memory"
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit needs the extra 8bit")
+    experts: ExpertSettings = ExpertSettings()
     max_bad_steps: Count = Field(3, description="non-finite steps in a row before the run stops")
     checkpoint_every: Count = Field(10, description="steps between checkpoints")
     keep_last: Count = Field(2, description="checkpoints kept, the newest ones")
@@ -432,6 +436,7 @@ class GrpoStage(TrainingSettings):
     )
     off_policy_mask: OffPolicyMask | None = None
     entropy: EntropySettings = EntropySettings()
+    experts: GrpoExpertSettings = GrpoExpertSettings()
     mask_truncated: bool = Field(False, description="completions cut at max_new_tokens are not trained on")
     dynamic_sampling: DynamicSampling | None = None
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
@@ -443,6 +448,15 @@ class GrpoStage(TrainingSettings):
             raise ValueError(
                 f"prompts_per_step ({self.prompts_per_step}) must be a multiple of minibatches_per_step "
                 f"({self.minibatches_per_step}): a minibatch holds whole groups"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_replay(self) -> Self:
+        if self.experts.routing_replay == "policy" and self.minibatches_per_step * self.epochs_per_step == 1:
+            raise ValueError(
+                "experts.routing_replay policy needs several updates a step (minibatches_per_step, epochs_per_step): "
+                "the only one chooses as it did before"
             )
         return self
 

@@ -21,8 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from grpo.families import FAMILIES, UNKNOWN, Family, write_config_keys
 from grpo.policy import Policy
-from grpo.pretrained import model_token_ids, plain_generation_config
-from grpo.recipe import InitSettings, TokenizerSettings
+from grpo.pretrained import load_config, model_token_ids, plain_generation_config
+from grpo.recipe import InitSettings, ModelSettings, TokenizerSettings
 from grpo.types import UserError
 
 PAD, EOS = "<pad>", "<eos>"
@@ -63,6 +63,14 @@ def make_policy(init: InitSettings, seed: int) -> Policy:
 def make_config(init: InitSettings) -> PreTrainedConfig:
     """The transformers config of a model made from scratch. Raises UserError as `make_policy` does."""
     return _config(init, make_tokenizer(init.tokenizer))
+
+
+def model_config(settings: ModelSettings) -> PreTrainedConfig:
+    """The transformers config of a recipe's model, read or made. Raises UserError where there is none."""
+    if settings.path is not None:
+        return load_config(settings.path, settings.trust_remote_code)
+    assert settings.init is not None  # the recipe has either a path or init
+    return make_config(settings.init)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Figures that are gathered piece by piece: sums, means over tokens, and maxima."""
+"""Figures that are gathered piece by piece: sums, means over tokens, maxima, and sums of whole tensors."""
 
 import math
 from collections import defaultdict
@@ -14,6 +14,7 @@ class Tally:
         self.sums: dict[str, float] = defaultdict(float)
         self.means: dict[str, tuple[float, float]] = {}
         self.maxima: dict[str, float] = {}
+        self.tensors: dict[str, Tensor] = {}
 
     def add(self, name: str, value: float) -> Self:
         """Add to a sum."""
@@ -36,6 +37,12 @@ class Tally:
         self.maxima[name] = known if math.isnan(known) else max(value, known)
         return self
 
+    def tensor(self, name: str, values: Tensor) -> Self:
+        """Add to a sum of tensors, which is no figure by itself."""
+        values = values.detach().double().cpu()
+        self.tensors[name] = self.tensors[name] + values if name in self.tensors else values
+        return self
+
     def merge(self, other: "Tally") -> Self:
         """Take in another tally."""
         for name, value in other.sums.items():
@@ -44,6 +51,8 @@ class Tally:
             self.mean(name, total, seen)
         for name, value in other.maxima.items():
             self.maximum(name, value)
+        for name, values in other.tensors.items():
+            self.tensor(name, values)
         return self
 
     def figures(self) -> dict[str, float]:

@@ -100,13 +100,19 @@ def trained_state(policy: Policy) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in policy.model.state_dict().items() if name not in frozen}
 
 
-def advance(training: Training, consumed: int, figures: Mapping[str, float], samples: list[dict[str, Any]]) -> None:
-    """End a step: count it, log it and show it."""
+def advance(
+    training: Training,
+    consumed: int,
+    figures: Mapping[str, float],
+    samples: list[dict[str, Any]],
+    load_LE: Tensor | None = None,
+) -> None:
+    """End a step: count it, log it, with the load of experts (L routers, E experts), and show it."""
     progress = training.progress
     progress.step += 1
     progress.consumed += consumed
     progress.figures |= figures
-    training.log.write(progress.step, figures, samples)
+    training.log.write(progress.step, figures, samples, load_LE)
     training.run.display.step(progress.step, figures, samples[0] if samples else None)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 Finish = Literal["stop", "length"]
@@ -41,10 +43,34 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Routes:
+    """The K experts that each of L routers chose for each of T tokens: all of a sequence but the last, never computed.
+
+    `data` holds them token by token, router by router, two bytes each, so that records with routes compare and hash.
+    """
+
+    routers: int
+    experts: int
+    data: bytes
+
+    @classmethod
+    def of(cls, experts_TLK: Tensor) -> "Routes":
+        """The routes that a tensor of experts (T, L, K) holds."""
+        numbers = experts_TLK.cpu().numpy().astype("<i2")
+        return cls(numbers.shape[1], numbers.shape[2], numbers.tobytes())
+
+    def tensor(self) -> Tensor:
+        """The experts (T, L, K)."""
+        numbers = np.frombuffer(self.data, "<i2").astype(np.int64)
+        return torch.from_numpy(numbers).reshape(-1, self.routers, self.experts)
+
+
+@dataclass(frozen=True)
 class Completion:
     """What an engine sampled. `token_ids` is the truth; `text` is its reading, without the final EOS token.
 
-    `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with.
+    `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with. `routes` are
+    those of the prompt and the completion, where the policy has routers and the engine tells what they chose.
     """
 
     text: str
@@ -52,6 +78,7 @@ class Completion:
     sampler_logprobs: tuple[float, ...]
     finish: Finish
     weight_version: int
+    routes: Routes | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,8 @@ class Batch:
     """A micro-batch of policy-gradient work: tokens and what is known about each target token.
 
     `weights_N` carries the aggregation: the loss of a minibatch is the sum of weight * token loss over all of its
-    micro-batches and processes, so a split changes nothing.
+    micro-batches and processes, so a split changes nothing. The experts of T tokens are those that the engine chose,
+    and those that the learner is to choose; None where they are unknown or free.
     """
 
     tokens: PackedTokens
@@ -138,3 +166,5 @@ class Batch:
     anchor_logprobs_N: Tensor
     advantages_N: Tensor
     weights_N: Tensor
+    sampler_routes_TLK: Tensor | None = None
+    replayed_routes_TLK: Tensor | None = None

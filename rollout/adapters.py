@@ -8,14 +8,25 @@ from peft import PeftModel
 from torch import nn
 
 from grpo.families import family_of
+from grpo.types import UserError
 
 
 def sends_adapter(model: nn.Module, wanted: Literal["auto", "adapter", "merged"]) -> bool:
-    """Whether a push sends adapters alone: as wanted, and by itself where vLLM can apply them to every target."""
+    """Whether a push sends adapters alone: as wanted, and by itself where vLLM can apply them to every target.
+
+    Raises:
+        UserError: adapters alone are wanted, and some are of experts, which vLLM cannot apply as peft writes them.
+    """
     if not isinstance(model, PeftModel) or wanted == "merged":
         return False
     family = family_of(model.config)
-    targets = cast(Any, model).peft_config["default"].target_modules
+    config = cast(Any, model).peft_config["default"]
+    if wanted == "adapter" and config.target_parameters:
+        raise UserError(
+            "rollout.vllm.lora: expected merged for adapters of experts, got adapter: say merged, or name "
+            "model.lora.targets without experts"
+        )
+    targets = config.target_modules
     return wanted == "adapter" or (family.engine_lora and set(targets) <= set(family.lora_targets))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from accelerate import PartialState
 
 from grpo.engine_settings import EngineSettings
+from grpo.experts.observe import router_layers
 from grpo.families import family_of
 from grpo.policy import Policy
 from grpo.rollout.adapters import adapter_rank, sends_adapter
@@ -24,7 +25,10 @@ from grpo.types import UserError
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine is to do for a stage: its prompts, the room after them, and the precision of the learner."""
+    """What an engine is to do for a stage: its prompts, the room after them, and the precision of the learner.
+
+    `tells_routes`: every completion must say which experts it went through.
+    """
 
     prompts: Sequence[tuple[int, ...]]
     max_new_tokens: int
@@ -32,6 +36,7 @@ class Work:
     precision: Precision
     logs: Path
     trust_remote_code: bool = False
+    tells_routes: bool = False
 
 
 def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
@@ -49,6 +54,7 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
         longest=max(max(map(len, work.prompts)) + work.max_new_tokens, PROMPT_TOKENS + settings.check.tokens),
         lora_rank=adapter_rank(policy.model) if adapter else 0,
         trust_remote_code=work.trust_remote_code,
+        tells_routes=work.tells_routes,
     )
     options = vllm_options(settings, policy.path, config, engine_dtype(settings, policy, work), load)
     eos_ids = find_eos_ids(policy.model, policy.tokenizer)
@@ -56,7 +62,8 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
         return ServerEngine(settings.servers, options, policy.tokenizer, eos_ids, work.logs)
     # Adapters do not bring back a base model that level 2 has dropped.
     sleep_level = 0 if on_cpu() else min(settings.vllm.sleep_level, 1 if adapter else 2)
-    return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level)
+    layers = router_layers(policy.model) if work.tells_routes else ()
+    return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level, layers)
 
 
 def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["transformers", "vllm", "vllm-server"]:
@@ -75,6 +82,16 @@ def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["tran
             "transformers, with which every process samples its share"
         )
     return settings.engine
+
+
+def check_tells_routes(settings: EngineSettings, config: Any = None) -> None:
+    """Raise UserError where the engine cannot say which experts it chose."""
+    engine = chosen_engine(settings, config)
+    if engine == "vllm-server" or (engine == "vllm" and on_cpu()):
+        raise UserError(
+            f"experts.routing_replay: sampler: {engine} does not tell which experts it chose "
+            f"{'on a CPU' if engine == 'vllm' else 'over the wire'}: say policy, or set rollout.engine: transformers"
+        )
 
 
 def engine_dtype(settings: EngineSettings, policy: Policy, work: Work) -> Literal["float32", "bfloat16"]:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from grpo.experts.observe import chosen_experts
 from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
+from grpo.rollout.route_log import RouteLog
 from grpo.rollout.sampler import choose, uniforms
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
-from grpo.types import Completion, Finish, TrainingFailure, UserError
+from grpo.types import Completion, Finish, Routes, TrainingFailure, UserError
 
 MOST_OPEN = 0.75
 """Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
@@ -97,13 +99,18 @@ class TransformersEngine:
 
     def _sample(self, wave: Sequence[Row], sampling: Sampling) -> list[Completion]:
         prompts = list(dict.fromkeys(prompt_ids for prompt_ids, _ in wave))
-        growing = prefill(self._model, prompts, sampling.max_new_tokens)
-        growing = select(growing, torch.tensor([prompts.index(prompt_ids) for prompt_ids, _ in wave]))
+        prompt_R = [prompts.index(prompt_ids) for prompt_ids, _ in wave]
         uniform_RT = uniforms([seed for _, seed in wave], sampling.max_new_tokens)
-        sampled = _decode(self._model, growing, uniform_RT, sampling, self._stopping[sampling.stop])
-        return [self._completion(sampled, row) for row in range(len(wave))]
+        with chosen_experts(self._model) as last:
+            log = RouteLog(last)
+            growing = prefill(self._model, prompts, sampling.max_new_tokens)
+            log.read_prompts([len(prompt) for prompt in prompts])
+            growing = select(growing, torch.tensor(prompt_R))
+            sampled = _decode(self._model, growing, uniform_RT, sampling, self._stopping[sampling.stop], log)
+        routes_R = log.routes(prompt_R, sampled.length_R.tolist())
+        return [self._completion(sampled, row, routes) for row, routes in enumerate(routes_R)]
 
-    def _completion(self, sampled: _Sampled, row: int) -> Completion:
+    def _completion(self, sampled: _Sampled, row: int, routes: Routes | None) -> Completion:
         length = int(sampled.length_R[row])
         token_ids = tuple(sampled.tokens_RT[row, :length].tolist())
         logprobs = tuple(sampled.logprobs_RT[row, :length].tolist())
@@ -114,10 +121,12 @@ class TransformersEngine:
             )
         text = decode(self._tokenizer, token_ids[:-1] if token_ids[-1] in self._eos_ids else token_ids)
         finish: Finish = "stop" if sampled.stopped_R[row] else "length"
-        return Completion(text, token_ids, logprobs, finish, self._version)
+        return Completion(text, token_ids, logprobs, finish, self._version, routes)
 
 
-def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping) -> _Sampled:
+def _decode(
+    model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping, log: RouteLog
+) -> _Sampled:
     """Sample until every row has ended; what has ended leaves the batch when its share is worth a copy of the cache."""
     rows, limit = uniform_RT.shape
     tokens_RT, logprobs_RT = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
@@ -137,6 +146,7 @@ def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sa
             kept_B = (~stopped_R[row_B]).nonzero()[:, 0]
             growing, row_B, token_B = select(growing, kept_B), row_B[kept_B], token_B[kept_B.to(token_B.device)]
         growing = grow(model, growing, token_B)
+        log.read_tokens(row_B)
     return _Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
 
 

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -16,21 +17,28 @@ from grpo.checkpoint_names import checkpoint_tensors
 from grpo.families import EngineOptions
 from grpo.rollout.adapters import AdapterFiles
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
-from grpo.rollout.vllm_requests import Reader, Sampled, sampling_arguments
+from grpo.rollout.vllm_requests import Reader, Sampled, sampling_arguments, told_routes
 from grpo.types import Completion, UserError
 
 
 class VllmEngine:
     """Samples with a copy of the policy's weights. A seed, a prompt and the weights decide a completion, but for the
-    rounding of batched products; equal requests in equal order give equal bits on a CPU in float32.
+    rounding of batched products; equal requests in equal order give equal bits on a CPU in float32. With
+    `router_layers`, completions tell the experts of these layers.
 
     Raises:
         UserError: vLLM is not installed, or cannot serve the model.
     """
 
     def __init__(
-        self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], sleep_level: int = 0
+        self,
+        options: EngineOptions,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: Sequence[int],
+        sleep_level: int = 0,
+        router_layers: Sequence[int] = (),
     ):
+        self._router_layers = list(router_layers)
         self._adapters = AdapterFiles() if options.arguments.get("enable_lora") else None
         self._adapter: Any = None
         with _undisturbed():
@@ -53,13 +61,22 @@ class VllmEngine:
         with _undisturbed():
             params = [SamplingParams(**fields, flat_logprobs=True) for fields in arguments]
             outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
-        completions = iter([self._completion(output.outputs[0], sampling) for output in outputs])
+        completions = iter(
+            [
+                self._completion(output.outputs[0], sampling, len(prompt_ids))
+                for output, (prompt_ids, _) in zip(outputs, rows, strict=True)
+            ]
+        )
         return [list(islice(completions, len(request.seeds))) for request in requests]
 
-    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+    def _completion(self, output: Any, sampling: Sampling, prompt: int) -> Completion:
         versions = [span.version for span in output.weight_versions or ()]
         sampled = Sampled(output.token_ids, output.logprobs.logprobs, output.finish_reason, versions)
-        return self._reader.completion(sampled, sampling, self._version, str(self._version))
+        completion = self._reader.completion(sampled, sampling, self._version, str(self._version))
+        if not self._router_layers:
+            return completion
+        computed = prompt + len(completion.token_ids) - 1
+        return replace(completion, routes=told_routes(output.routed_experts, self._router_layers, computed))
 
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Copy the model's weights, or its adapters, into vLLM, and forget the keys and values that older ones made."""

@@ -26,6 +26,7 @@ class Load:
     longest: int
     lora_rank: int = 0
     trust_remote_code: bool = False
+    tells_routes: bool = False
 
 
 def vllm_options(
@@ -57,6 +58,8 @@ def vllm_options(
     }
     if settings.servers is not None:
         arguments |= {"tensor_parallel_size": settings.servers.tensor_parallel, "enable_sleep_mode": False}
+    if load.tells_routes:
+        arguments["enable_return_routed_experts"] = True
     if load.lora_rank:
         arguments |= {"enable_lora": True, "max_lora_rank": _served_rank(load.lora_rank), "max_loras": 1}
     return EngineOptions(arguments, {**_environment(cpu), **family.environment})

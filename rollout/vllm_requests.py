@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo.rollout.engine import Sampling
 from grpo.rollout.stopping import Stopping, decode
-from grpo.types import Completion, Finish, TrainingFailure
+from grpo.types import Completion, Finish, Routes, TrainingFailure
 
 
 def sampling_arguments(sampling: Sampling, seed: int, eos_ids: Sequence[int]) -> dict[str, Any]:
@@ -42,6 +43,20 @@ class Sampled:
     logprobs: Sequence[float]
     finish_reason: str | None
     versions: Sequence[str]
+
+
+def told_routes(experts: Any, layers: Sequence[int], tokens: int) -> Routes:
+    """The routes of the first `tokens` tokens from vLLM's array (tokens, layers of all kinds, K), of these layers.
+
+    Raises:
+        TrainingFailure: there is no such array, or it is too short.
+    """
+    if experts is None or len(experts) < tokens:
+        raise TrainingFailure(
+            f"vLLM told the experts of {0 if experts is None else len(experts)} tokens, expected {tokens}: set "
+            "experts.routing_replay: policy"
+        )
+    return Routes.of(torch.from_numpy(experts[:tokens][:, list(layers)].astype("int64")))
 
 
 class Reader:

@@ -54,6 +54,15 @@ def test_the_panel_shows_progress_figures_and_the_sample_literally():
         assert expected in text
 
 
+def test_experts_have_a_line_where_there_are_some():
+    view = View("run", 3).after(1, FIGURES, None)
+    assert "experts" not in shown(view, terminal())
+    routers = {"router/max_violation": 0.314, "router/entropy": 0.97, "router/dead": 2.0, "router/rerouted": 0.0125}
+    view = view.after(2, routers | {"router/0/max_violation": 0.3}, None)
+    (line,) = [line for line in shown(view, terminal()).splitlines() if "experts" in line]
+    assert "MaxVio 0.31   entropy  97%   dead 2   rerouted 1.2%" in line
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_panel_fits_its_terminal(width):
     view = View("run", 3)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo.batch import Trajectory
 from grpo.experience import (
+    engines_own,
     has_entropy_bonus,
     mask_reasons,
     minibatches,
@@ -48,8 +49,7 @@ def owners(trajectories: list[Trajectory]) -> list[int]:
 
 def learned(groups, advantages_PG, settings):
     """The minibatches where ratios are taken to the engine's own probabilities."""
-    anchors = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
-    return minibatches(groups, anchors, advantages_PG, settings)
+    return minibatches(groups, engines_own(groups), advantages_PG, settings)
 
 
 def ones(groups: list[ScoredGroup]) -> Tensor:

@@ -3,7 +3,7 @@ import logging
 import pytest
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig
 
-from grpo.families import FAMILIES, UNKNOWN, family_of, write_config_keys
+from grpo.families import FAMILIES, UNKNOWN, Router, family_of, write_config_keys
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -35,9 +35,23 @@ def test_what_a_config_already_says_is_kept() -> None:
     assert (config.topk_method, config.scoring_func) == ("group_limited_greedy", "softmax")
 
 
-def test_a_mixture_of_experts_is_adapted_in_its_attention() -> None:
+def test_a_mixture_of_experts_is_adapted_in_its_attention_and_its_experts() -> None:
     for model_type, family in FAMILIES.items():
+        assert bool(family.not_lora_targets) == bool(family.lora_experts) == family.experts, model_type
         if family.not_lora_targets:
             assert set(family.lora_targets).isdisjoint(family.not_lora_targets), model_type
             config = CONFIG_MAPPING[model_type]
             assert config in AutoModelForCausalLM._model_mapping
+
+
+def test_routers_read_the_config() -> None:
+    def router(model_type: str, **config: object) -> Router:
+        made = CONFIG_MAPPING[model_type](**config)
+        family = family_of(made)
+        assert family.router is not None
+        return family.router(made)
+
+    assert router("mixtral") == Router("softmax")
+    assert router("qwen3_moe", norm_topk_prob=False) == Router("softmax", normalise=False)
+    assert router("deepseek_v2", routed_scaling_factor=16.0, norm_topk_prob=True) == Router("softmax", False, 16.0)
+    assert router("deepseek_v3", routed_scaling_factor=2.5) == Router("sigmoid", True, 2.5, has_bias=True)

@@ -4,9 +4,10 @@ import datetime
 import math
 
 import pytest
+import torch
 
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
+from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, UserError
 
 PROBLEM = Problem("sum/1", "1 + 1 =", {"answer": b"2", "asked": datetime.date(2025, 1, 20)})
 PROBLEMS = {"sum/1": PROBLEM}
@@ -14,7 +15,7 @@ PROBLEMS = {"sum/1": PROBLEM}
 
 def make_rollout() -> Rollout:
     right = Completion("zwei 中\n\u2028\ud800", (5, 0), (-0.1, math.nextafter(-1.0, 0.0)), "stop", 7)
-    wrong = Completion("", (), (), "length", 7)
+    wrong = Completion("", (), (), "length", 7, Routes.of(torch.tensor([[[3, 0]], [[1, 300]]])))
     scores = (
         Score(1 / 3, {"accuracy": 1 / 3, "format": None}, {"accuracy": "ok", "format": "not_applicable"}),
         Score(None, {"accuracy": None}, {"accuracy": "timeout"}),

@@ -7,22 +7,24 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {
-        "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings", "grpo.recipe",
+        "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
+        "grpo.expert_settings", "grpo.recipe",
         "grpo.recipe_file", "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
         "grpo.evaluation", "grpo.allocator", "grpo.fused",
+        "grpo.experts", "grpo.experts.routing",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },
     {
         "grpo.rollout.*", "grpo.policy", "grpo.checkpoint_names", "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
-        "grpo.fp8", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
+        "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
     },
-    {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
+    {"grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",

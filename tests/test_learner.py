@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.batch import Trajectory, micro_batches, pack
-from grpo.correction import anchors
-from grpo.experience import minibatches
+from grpo.correction import first_pass
+from grpo.experience import engines_own, minibatches
+from grpo.experts.load import balance_of
 from grpo.forward import target_logprobs
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
@@ -151,11 +152,19 @@ def test_bad_steps_in_a_row_stop_the_run_and_a_good_one_forgives() -> None:
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-def policy() -> nn.Module:
+EXPERTS = {
+    "moe_intermediate_size": 8, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4, "v_head_dim": 8, "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+def policy(family: str = "llama") -> nn.Module:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "llama", vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        family, vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=32, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
+        **(EXPERTS if family == "deepseek_v3" else {}),
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
@@ -176,18 +185,23 @@ def scored_groups() -> list[ScoredGroup]:
 def trajectories(settings: GrpoStage) -> list[Trajectory]:
     advantages_PG = torch.tensor([[1.0, -0.5, -0.5], [-1.2, 0.7, 0.5], [0.1, 0.2, -0.3]])
     groups = scored_groups()
-    anchors = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
-    return minibatches(groups, anchors, advantages_PG, settings)[0]
+    return minibatches(groups, engines_own(groups), advantages_PG, settings)[0]
 
 
-def gradient_and_figures(settings: GrpoStage, budget: int) -> tuple[Tensor, Tensor, dict[str, float]]:
+def gradient_and_figures(
+    settings: GrpoStage, budget: int, family: str = "llama"
+) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Gradient and parameters after one step of micro-batches of at most `budget` tokens, and its figures."""
-    model = policy()
+    model = policy(family)
     reference = make_reference(Policy(model, None, ""))  # type: ignore[arg-type]  # a reference reads no text
     learner = Learner(model, settings, 10, Accelerator(cpu=True))
-    objective = PolicyGradient(make_loss(settings.loss), 1.3, settings.kl, reference, settings.entropy.bonus)
-    tally = train_step(learner, micro_batches(trajectories(settings), budget, torch.device("cpu")), objective, 0)
-    return _flat([p.grad for p in model.parameters()]), _flat(model.parameters()), tally.figures()
+    batches = micro_batches(trajectories(settings), budget, torch.device("cpu"))
+    balance = balance_of(learner, [batch.tokens for batch in batches])
+    objective = PolicyGradient(
+        make_loss(settings.loss), 1.3, settings.kl, reference, settings.entropy.bonus, balance=balance
+    )
+    tally = train_step(learner, batches, objective, 0)
+    return _flat([p.grad for p in model.parameters()]), _flat(model.state_dict().values()), tally.figures()
 
 
 def _flat(tensors: Any) -> Tensor:
@@ -223,9 +237,17 @@ def test_no_split_into_micro_batches_changes_a_step(loss: dict[str, Any]) -> Non
         close(gradient_and_figures(settings, budget), whole)
 
 
+BALANCE = {"bias_update_rate": 0.01, "sequence_balance_loss": 0.5, "auxiliary_loss": 0.3}
+CASES = [
+    (stage(**SMOOTH), 15, "llama"),
+    (stage(**SMOOTH), 10_000, "llama"),
+    (stage(**SMOOTH, experts=BALANCE), 15, "deepseek_v3"),
+]
+
+
 def save_steps(out: Path) -> None:
     """What a step gives with many micro-batches, and with one, of which a second process has none."""
-    torch.save([gradient_and_figures(stage(**SMOOTH), budget) for budget in (15, 10_000)], out)
+    torch.save([gradient_and_figures(*case) for case in CASES], out)
 
 
 def processes(count: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -241,10 +263,10 @@ def processes(count: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     assert [process.wait(timeout=120) for process in list(processes(2, tmp_path))] == [0, 0]
     first, second = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt")
-    for budget, ours, theirs in zip((15, 10_000), first, second, strict=True):
-        assert torch.equal(ours[1], theirs[1])  # both hold the same weights, bit for bit
+    for case, ours, theirs in zip(CASES, first, second, strict=True):
+        assert torch.equal(ours[1], theirs[1])  # both hold the same weights and biases, bit for bit
         assert ours[2] == theirs[2]
-        close(ours, gradient_and_figures(stage(**SMOOTH), budget))
+        close(ours, gradient_and_figures(*case))
 
 
 def test_the_anchor_is_the_engine_unless_a_correction_needs_the_learner() -> None:
@@ -253,15 +275,16 @@ def test_the_anchor_is_the_engine_unless_a_correction_needs_the_learner() -> Non
     engine = [[c.sampler_logprobs for c in g.group.completions] for g in groups]
     once, several = stage(correction=mask), stage(correction=mask, epochs_per_step=2)
     learner = Learner(policy(), several, 10, Accelerator(cpu=True))
-    assert anchors(groups, stage(), learner) == engine
-    assert anchors(groups, once, learner) == engine
+    assert first_pass(groups, stage(), learner).anchors_PG == engine
+    assert first_pass(groups, once, learner).anchors_PG == engine
 
     # However the sequences are split into micro-batches, each completion gets its own.
     sequences = [TokenSequence(g.group.prompt_ids, c.token_ids) for g in groups for c in g.group.completions]
     alone = [target_logprobs(learner.model, pack([sequence], torch.device("cpu"))) for sequence in sequences]
     for budget in (8, 4096):
         settings = several.model_copy(update={"tokens_per_micro_batch": budget})
-        own = [torch.tensor(logprobs) for row in anchors(groups, settings, learner) for logprobs in row]
+        first = first_pass(groups, settings, learner)
+        own = [torch.tensor(logprobs) for row in first.anchors_PG for logprobs in row]
         for found, expected in zip(own, alone, strict=True):
             torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
 

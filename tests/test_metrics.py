@@ -47,6 +47,19 @@ def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path, accelerator):
     assert rows(tmp_path / "samples.jsonl") == [{"n": 1}]
 
 
+def test_the_load_of_experts_is_a_log_of_its_own(tmp_path, accelerator):
+    log = RunLog.open(tmp_path, "s", accelerator, None)
+    log.write(0, {}, [])
+    assert log.position()["experts"] == 0
+    assert not (tmp_path / "experts.jsonl").exists()
+    log.write(1, {}, [], torch.tensor([[3.0, 1.0], [0.0, 4.0]], dtype=torch.float64))
+    position = log.position()
+    log.write(2, {}, [], torch.ones(2, 2))
+    log = RunLog.open(tmp_path, "s", accelerator, position)
+    log.close()
+    assert rows(tmp_path / "experts.jsonl") == [{"step": 1, "load": [[3, 1], [0, 4]]}]
+
+
 def test_without_a_checkpoint_the_logs_begin_anew(tmp_path, accelerator):
     for loss in (1.0, 2.0):
         log = RunLog.open(tmp_path, "s", accelerator, None)

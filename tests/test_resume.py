@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 STAGES = [
-    {"kind": "sft", "steps": 3, "examples_per_step": 8, "lr": 3e-3, "checkpoint_every": 2},
+    {
+        "kind": "sft",
+        "steps": 3,
+        "examples_per_step": 8,
+        "lr": 3e-3,
+        "checkpoint_every": 2,
+        "experts": {"bias_update_rate": 1e-3},
+    },
     {
         "kind": "grpo",
         "steps": 8,
@@ -26,6 +33,7 @@ STAGES = [
         "rollout": {"max_new_tokens": 32},
         "kl": {"refresh_reference_every": 4},
         "evaluation": {"every": 4, "problems": 4},
+        "experts": {"bias_update_rate": 1e-3, "routing_replay": "sampler"},
     },
 ]
 
@@ -50,7 +58,7 @@ def kill_when(recipe: Path, moment: Callable[[Path], bool]) -> bool:
 
 
 def finish(recipe: Path) -> tuple[bytes, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run to the end; the model's bytes, the figures that may not change, and the samples."""
+    """Run to the end; the model's bytes, the figures that may not change, and the samples and the load of experts."""
     done = subprocess.run(command(recipe), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = recipe.parent / "runs" / recipe.stem / "02-grpo"
@@ -58,7 +66,8 @@ def finish(recipe: Path) -> tuple[bytes, list[dict[str, Any]], list[dict[str, An
         {name: value for name, value in row.items() if not name.startswith(CHANGES_EVERY_TIME)}
         for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     ]
-    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    files = ("samples.jsonl", "experts.jsonl")
+    samples = [json.loads(line) for file in files for line in (folder / file).read_text().splitlines()]
     return (folder / "model" / "model.safetensors").read_bytes(), figures, samples
 
 

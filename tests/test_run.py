@@ -82,9 +82,20 @@ def test_a_changed_recipe_is_refused_with_the_difference(
         {"model.lora": "{rank: 4}", "stages.1.kl": "{refresh_reference_every: 2}"},
         {"stages.1.kl": "{beta: 0.05, place: reward, estimator: k1}", "stages.1.advantage": "{kind: rloo}"},
         {"stages.1.loss": "{kind: dapo}", "stages.1.dynamic_sampling": "{max_rounds: 3}", "stages.1.kl": "{beta: 0}"},
-        {"stages.1.loss": "{kind: gspo}", "stages.1.minibatches_per_step": "2", "stages.1.epochs_per_step": "2"},
+        {
+            "stages.0.experts": "{sequence_balance_loss: 0.01, bias_update_rate: 0.001}",
+            "stages.1.loss": "{kind: gspo}",
+            "stages.1.minibatches_per_step": "2",
+            "stages.1.epochs_per_step": "2",
+            "stages.1.experts": "{bias_update_rate: 0.001, auxiliary_loss: 0.01, routing_replay: policy}",
+        },
         {"stages.1.loss": "{kind: cispo}", "stages.1.entropy": "{bonus: 0.01, target: 2.0, delta: 0.005}"},
-        {"stages.1.mask_truncated": "true", "stages.1.precision": "bf16", "stages.1.advantage": "{kind: batch_std}"},
+        {
+            "stages.1.mask_truncated": "true",
+            "stages.1.precision": "bf16",
+            "stages.1.advantage": "{kind: batch_std}",
+            "stages.1.experts": "{routing_replay: sampler}",
+        },
     ],
     ids=["lora", "kl-in-reward", "dapo", "gspo-minibatches", "cispo-entropy", "bf16-masked"],
 )
@@ -94,6 +105,10 @@ def test_options_run_and_leave_finite_figures(write_recipe: Callable[..., Path],
     assert train([str(recipe), *(f"--set={key}={value}" for key, value in overrides.items())]) == 0
     for row in rows(recipe.parent / "runs" / "tiny" / "02-grpo" / "metrics.jsonl"):
         assert None not in row.values()
+    for stage in ("01-sft", "02-grpo"):
+        loads = [row["load"] for row in rows(recipe.parent / "runs" / "tiny" / stage / "experts.jsonl")]
+        assert {(len(load), len(load[0])) for load in loads} == {(1, 4)}
+        assert all(sum(layer) > 0 for load in loads for layer in load)
 
 
 @pytest.mark.slow

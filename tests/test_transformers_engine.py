@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -5,9 +6,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from grpo.batch import pack
+from grpo.experts.observe import observe, routers_of
+from grpo.forward import target_logprobs
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.transformers_engine import TransformersEngine
-from grpo.types import Completion, TrainingFailure, UserError
+from grpo.types import Completion, TokenSequence, TrainingFailure, UserError
 
 EOS = 256
 PROMPTS = [(72, 105), (1, 2, 3, 4, 5, 6, 7, 8, 9), (50,), (11, 12, 13, 14), (72, 105)]
@@ -62,6 +66,20 @@ def test_a_completion_depends_on_its_seed_and_not_on_its_neighbours(tiny_model, 
     alone = [SampleRequest(request.prompt_ids, (seed,)) for request in REQUESTS for seed in request.seeds]
     assert [group[0] for group in tokens(engine_of(model, 1).generate(alone, sampling))] == list(chain(*together))
     assert len({ids for group in together for ids in group}) == 20
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+def test_completions_tell_the_experts_of_every_token_but_the_last(tiny_model, engine_of, family) -> None:
+    model = tiny_model(family)
+    for router in routers_of(model):
+        nn.init.normal_(router.weight)
+    groups = engine_of(model, 7, eos_ids=range(0, 264, 16)).generate(REQUESTS, Sampling(1.0, 16))
+    for prompt, completion in pairs(groups):
+        tokens = pack([TokenSequence(prompt, completion.token_ids)], torch.device("cpu"))
+        _, routing = observe(model, tokens, None, partial(target_logprobs, model, tokens))
+        told = completion.routes.tensor().sort(-1).values
+        assert torch.equal(told, routing.experts_LTK.transpose(0, 1).sort(-1).values)
+    assert len({len(completion.token_ids) for _, completion in pairs(groups)}) > 3
 
 
 def test_a_shorter_limit_gives_the_beginning(tiny_model, engine_of) -> None:

@@ -38,6 +38,23 @@ def says(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         ("stages.1.rollout={engine: vllm-server, servers: {urls: [a], key_env: NO_KEY}}", ("NO_KEY", "grpo serve")),
         ("stages.1.rollout.vllm.dtype=bfloat16", ("vllm and check belong to engines of vLLM",)),
         ("stages.1.correction={kind: token_trunkate}", ("token_trunkate", "token_truncate")),
+        ("stages.1.experts.routing_replay=policy", ("needs several updates a step",)),
+        (
+            "stages.1={kind: grpo, steps: 1, lr: 1, experts: {routing_replay: sampler}, rollout: {engine: vllm-server, "
+            "servers: {count: 1}}}",
+            (
+                "routing_replay: sampler: vllm-server does not tell which experts it chose",
+                "rollout.engine: transformers",
+            ),
+        ),
+        (
+            "model.init={architecture: llama, config: {hidden_size: 32, num_attention_heads: 2}}",
+            ("stages[0].experts: expected a mixture of experts, got llama: leave experts out",),
+        ),
+        (
+            "model.init={architecture: qwen3_moe, config: {hidden_size: 32, num_attention_heads: 2}}",
+            ("stages[0].experts.bias_update_rate: expected a router with a bias", "qwen3_moe", "auxiliary_loss"),
+        ),
         ("stages.2.models=[07-grpo]", ("07-grpo", "01-sft")),
         ("stages.1.keep_best=reward/acuracy", ("reward/acuracy", "reward/accuracy")),
     ],
@@ -46,7 +63,12 @@ def test_a_wrong_recipe(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], override: str, parts: tuple[str, ...]
 ) -> None:
     recipe = write_recipe()
-    small = ["--set=stages.0.steps=1", "--set=stages.1.steps=1", "--set=stages.1.evaluation.problems=1"]
+    small = [
+        "--set=stages.0.steps=1",
+        "--set=stages.0.experts.bias_update_rate=0.001",
+        "--set=stages.1.steps=1",
+        "--set=stages.1.evaluation.problems=1",
+    ]
     assert train([str(recipe), *small, "--set", override]) == 2
     says(capsys, *parts)
 

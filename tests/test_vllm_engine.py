@@ -13,6 +13,7 @@ from torch import nn
 import grpo.families
 import grpo.rollout.vllm_worker
 from grpo.engine_settings import RolloutSettings
+from grpo.experts.observe import bias_buffers
 from grpo.policy import Policy, load_policy, save_policy
 from grpo.recipe import InitSettings, LoraSettings, ModelSettings, TokenizerSettings
 from grpo.rollout.engine import SampleRequest, Sampling
@@ -57,6 +58,8 @@ DEEPSEEK = {
 }
 """Mixture of experts and latent attention of the size that vLLM has kernels for."""
 
+BIAS = "e_score_correction_bias"
+
 SMALL_LATENTS = {"kv_lora_rank": 32, "qk_nope_head_dim": 48, "qk_rope_head_dim": 16}
 
 SETTINGS = RolloutSettings(engine="vllm", max_new_tokens=24)
@@ -85,7 +88,7 @@ def move(model: nn.Module, seed: int) -> None:
     """An update as large as many steps of training, every weight and bias of the router included."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if "correction_bias" in n)]:
+        for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if BIAS in n)]:
             tensor += 0.1 * torch.randn(tensor.shape, generator=generator).to(tensor.device)
 
 
@@ -181,6 +184,10 @@ def test_weights_arrive(policy_of: MakePolicy, architecture: str, config: dict[s
     for version in range(3):
         figures = push(policy.model, version)
         assert figures["check/gap_max"] < 1e-4
+        theirs = [p for n, p in engine._llm.collective_rpc("get_model")[0].named_parameters() if BIAS in n]
+        ours = bias_buffers(policy.model)
+        assert len(theirs) == len(ours) == (architecture == "deepseek_v3")
+        assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))
         move(policy.model, version)
     engine.close()
 

@@ -3,8 +3,9 @@
 Axes: P prompts of a step, G completions of a prompt.
 """
 
-from grpo.correction import anchors
+from grpo.correction import first_pass
 from grpo.experience import mask_reasons, minibatches, step_advantages
+from grpo.experts.health import step_load
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
@@ -28,10 +29,10 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
         with clock("learn"):
-            anchors_PG = anchors(rollout.scored, stage, parts.learner)
+            first = first_pass(rollout.scored, stage, parts.learner)
             tallies = [
-                train_step(parts.learner, parts.micro_batches(minibatch), parts.objective(), progress.step)
-                for minibatch in minibatches(rollout.scored, anchors_PG, advantages_PG, stage)
+                train_step(parts.learner, batches, parts.objective(batches), progress.step)
+                for batches in map(parts.micro_batches, minibatches(rollout.scored, first, advantages_PG, stage))
             ]
         with clock("sync"):
             checked = parts.push_weights(parts.policy.model, version=step)
@@ -40,7 +41,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
         figures |= between_steps(parts, step, figures)
-        advance(training, rollout.consumed, figures, samples)
+        advance(training, rollout.consumed, figures, samples, step_load(tallies))
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)
     parts.engine.close()

@@ -13,6 +13,7 @@ from grpo.batch import Trajectory, micro_batches
 from grpo.correction import correction_of
 from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
+from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
@@ -36,7 +37,13 @@ from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
-"""Figures that mean something only before the first update of a step: later the policy has moved on purpose."""
+"""Figures that mean something only before the first update of a step: later the policy has moved on purpose.
+
+How far it has moved before the last one is told by the same names with `_last`.
+"""
+
+REROUTED = "/rerouted"
+"""How the names of such figures end that are about routers."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,8 @@ class Parts:
         share, processes = packs(self.policy.model), accelerator.num_processes
         return micro_batches(minibatch, self.stage.tokens_per_micro_batch, accelerator.device, processes, share)
 
-    def objective(self) -> PolicyGradient:
-        """The loss as the recipe has it, with the entropy coefficient of this step."""
+    def objective(self, batches: Sequence[Batch]) -> PolicyGradient:
+        """The loss of a minibatch as the recipe has it, with the entropy coefficient of this step."""
         return PolicyGradient(
             surrogate=make_loss(self.stage.loss),
             temperature=self.stage.rollout.temperature,
@@ -69,6 +76,7 @@ class Parts:
             reference=self.reference,
             entropy_coefficient=active_coefficient(self.stage, self.training),
             correction=correction_of(self.stage),
+            balance=balance_of(self.learner, [batch.tokens for batch in batches]),
         )
 
     def read(self, token_ids: Sequence[int]) -> str:
@@ -93,6 +101,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
         stage.sampling_precision,
         run.folder,
         run.model.trust_remote_code,
+        tells_routes=stage.experts.routing_replay == "sampler",
     )
     run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
     engine = make_engine(rollout, policy, work)
@@ -127,7 +136,11 @@ def step_figures(rollout: Rollout, tallies: Sequence[Tally], clock: Clock, kl_PG
         updates.merge(tally)
     learned = updates.figures()
     learned["loss"] /= len(tallies)
-    learned |= {name: value for name, value in tallies[0].figures().items() if name in DRIFT}
+    signal = [tally.figures() for tally in tallies if "no_signal" not in tally.sums]
+    if signal:
+        learned |= {name: value for name, value in signal[0].items() if name in DRIFT or REROUTED in name}
+    if len(signal) > 1:
+        learned |= {f"{name}_last": signal[-1][name] for name in DRIFT if name in signal[-1]}
     figures = dict(rollout.figures) | learned | clock.figures() | {"memory/peak_mb": peak_memory_mb()}
     if kl_PG.ndim:
         tokens = sum(len(completion.token_ids) for scored in rollout.scored for completion in scored.group.completions)

@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
 from grpo.data import check_enough, draw, load_problems
+from grpo.experts.health import step_load
+from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
@@ -37,10 +39,11 @@ def run(stage: SftStage, run: StageRun) -> None:
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
             batches = packed(sequences, stage.tokens_per_micro_batch, learner)
-            tally = train_step(learner, batches, CrossEntropy(target_tokens), training.progress.step)
+            objective = CrossEntropy(target_tokens, balance_of(learner, batches))
+            tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
-        advance(training, len(drawn), figures, [])
+        advance(training, len(drawn), figures, [], step_load([tally]))
         save_if_due(training, steps)
     finish(training)
 
