@@ -15,9 +15,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
-from grpo.fp8 import Switch, use_fp8
 from grpo.experts.health import LOAD, router_figures
 from grpo.experts.terms import bias_range, require_routers, step_biases
+from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
