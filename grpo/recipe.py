@@ -57,6 +57,9 @@ class ModelSettings(Settings):
     init: InitSettings | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSettings | None = None
+    mtp: Literal["keep", "add", "drop"] = Field(
+        "keep", description="the layer of multi-token prediction; add: a new one where the model has none"
+    )
     trust_remote_code: bool = False
 
     @model_validator(mode="after")
