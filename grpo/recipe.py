@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
+from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -219,6 +220,7 @@ class SftStage(TrainingSettings):
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
+    mtp: MtpSettings | None = Field(None, description="left out: as DeepSeek-V3, where the model has such a layer")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -432,6 +434,7 @@ class GrpoStage(TrainingSettings):
     dynamic_sampling: DynamicSampling | None = None
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
     evaluation: PeriodicEvaluation | None = None
+    mtp: RlMtpSettings | None = Field(None, description="left out: the layer follows the policy, which it cannot move")
 
     @model_validator(mode="after")
     def _minibatches_hold_whole_groups(self) -> Self:
