@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.files import write_atomic
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
+from grpo.types import Completion, Drafts, Group, Problem, Score, ScoredGroup, UserError
 
 FAST = 1
 """The compression level: most of the gain, little of the time."""
@@ -86,6 +86,7 @@ def _scored_group(entry: Mapping[str, Any], problems: Mapping[str, Problem]) -> 
             sampler_logprobs=tuple(completion["sampler_logprobs"]),
             finish=completion["finish"],
             weight_version=completion["weight_version"],
+            drafts=None if completion.get("drafts") is None else Drafts(*completion["drafts"]),
         )
         for completion in entry["completions"]
     )

@@ -1,10 +1,10 @@
 """What a recipe may say about multi-token prediction: its loss in training, and drafts from it in sampling."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from grpo.settings import NonNegative, Settings, Share
+from grpo.settings import Count, NonNegative, Settings, Share
 
 
 class MtpSettings(Settings):
@@ -34,3 +34,15 @@ class RlMtpSettings(MtpSettings):
 
     weight: NonNegative = 0.1
     trunk: Literal["train", "detach"] = "detach"
+
+
+class SpeculativeSettings(Settings):
+    """Drafts of the policy's own layer of multi-token prediction, each verified by the policy."""
+
+    min_acceptance: Share = Field(0.3, description="a completion whose drafts are right less often goes on without")
+    patience: Count = Field(16, description="drafts of a completion before min_acceptance counts")
+
+
+def speculative_of_a_word(value: Any) -> Any:
+    """`speculative: true` says enough, and false is nothing."""
+    return ({} if value else None) if isinstance(value, bool) else value

@@ -40,11 +40,20 @@ class Problem:
     columns: Mapping[str, Any]
 
 
+class Drafts(NamedTuple):
+    """Forward passes of the policy after the prompt, how many had a draft to verify, and how many drafts were right."""
+
+    passes: int
+    drafted: int
+    accepted: int
+
+
 @dataclass(frozen=True)
 class Completion:
     """What an engine sampled. `token_ids` is the truth; `text` is its reading, without the final EOS token.
 
-    `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with.
+    `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with. `drafts` is
+    what speculative decoding did, None without it.
     """
 
     text: str
@@ -52,6 +61,7 @@ class Completion:
     sampler_logprobs: tuple[float, ...]
     finish: Finish
     weight_version: int
+    drafts: Drafts | None = None
 
 
 @dataclass(frozen=True)

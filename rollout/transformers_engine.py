@@ -8,7 +8,6 @@ Axes: R rows of a wave, B rows of them that are still in the batch, T tokens.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
@@ -16,28 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
+from grpo.mtp_settings import SpeculativeSettings
+from grpo.rollout.decoding import MOST_OPEN, Growing, Sampled, grow, prefill, sampling_mode, select
+from grpo.rollout.drafting import Pair, check_can_draft
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.sampler import choose, uniforms
+from grpo.rollout.speculative import NUMBERS, Wave, speculate
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
-from grpo.types import Completion, Finish, TrainingFailure, UserError
-
-MOST_OPEN = 0.75
-"""Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
-stay rare."""
+from grpo.types import Completion, Drafts, Finish, TrainingFailure, UserError
 
 Row = tuple[tuple[int, ...], int]
 """The ids of a prompt and the seed of one completion."""
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """What a wave sampled. A row's tokens count up to `length_R`; `stopped_R` says that they end by themselves."""
-
-    tokens_RT: Tensor
-    logprobs_RT: Tensor
-    length_R: Tensor
-    stopped_R: Tensor
 
 
 class TransformersEngine:
@@ -45,7 +33,10 @@ class TransformersEngine:
 
     A completion depends on the weights, its prompt, its seed and the sampling, not on what is sampled beside it, but
     for the rounding of batched matrix products. `eos_ids` left out are those of the model and the tokenizer; with
-    none, only stop strings and the token limit end a completion.
+    none, only stop strings and the token limit end a completion. `speculative`: the policy's own predictor drafts.
+
+    Raises:
+        UserError: the policy cannot draft.
     """
 
     def __init__(
@@ -55,13 +46,17 @@ class TransformersEngine:
         max_concurrent: int,
         precision: Literal["fp32", "bf16"],
         eos_ids: Sequence[int] | None = None,
+        speculative: SpeculativeSettings | None = None,
     ):
+        if speculative is not None:
+            check_can_draft(model)
         self._model = model
         self._version = 0
         self._tokenizer = tokenizer
         self._max_concurrent = max_concurrent
         self._precision = precision
         self._eos_ids = find_eos_ids(model, tokenizer) if eos_ids is None else tuple(eos_ids)
+        self._speculative = speculative
         self._stopping: dict[tuple[str, ...], Stopping] = {}
 
     def load_weights(self, model: nn.Module, version: int) -> None:
@@ -97,13 +92,18 @@ class TransformersEngine:
 
     def _sample(self, wave: Sequence[Row], sampling: Sampling) -> list[Completion]:
         prompts = list(dict.fromkeys(prompt_ids for prompt_ids, _ in wave))
-        growing = prefill(self._model, prompts, sampling.max_new_tokens)
-        growing = select(growing, torch.tensor([prompts.index(prompt_ids) for prompt_ids, _ in wave]))
-        uniform_RT = uniforms([seed for _, seed in wave], sampling.max_new_tokens)
-        sampled = _decode(self._model, growing, uniform_RT, sampling, self._stopping[sampling.stop])
+        prompt_R = torch.tensor([prompts.index(prompt_ids) for prompt_ids, _ in wave])
+        seeds, limit, stopping = [seed for _, seed in wave], sampling.max_new_tokens, self._stopping[sampling.stop]
+        if self._speculative is not None:
+            uniform_RT3 = uniforms(seeds, NUMBERS * limit).view(-1, limit, NUMBERS)
+            wave_of = Wave(Pair(self._model), uniform_RT3, sampling, stopping, self._speculative)
+            sampled = speculate(wave_of, prompts, prompt_R)
+        else:
+            growing = select(prefill(self._model, prompts, limit), prompt_R)
+            sampled = _decode(self._model, growing, uniforms(seeds, limit), sampling, stopping)
         return [self._completion(sampled, row) for row in range(len(wave))]
 
-    def _completion(self, sampled: _Sampled, row: int) -> Completion:
+    def _completion(self, sampled: Sampled, row: int) -> Completion:
         length = int(sampled.length_R[row])
         token_ids = tuple(sampled.tokens_RT[row, :length].tolist())
         logprobs = tuple(sampled.logprobs_RT[row, :length].tolist())
@@ -114,10 +114,11 @@ class TransformersEngine:
             )
         text = decode(self._tokenizer, token_ids[:-1] if token_ids[-1] in self._eos_ids else token_ids)
         finish: Finish = "stop" if sampled.stopped_R[row] else "length"
-        return Completion(text, token_ids, logprobs, finish, self._version)
+        drafts = None if sampled.drafts_R3 is None else Drafts(*sampled.drafts_R3[row].tolist())
+        return Completion(text, token_ids, logprobs, finish, self._version, drafts)
 
 
-def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping) -> _Sampled:
+def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping) -> Sampled:
     """Sample until every row has ended; what has ended leaves the batch when its share is worth a copy of the cache."""
     rows, limit = uniform_RT.shape
     tokens_RT, logprobs_RT = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
@@ -137,7 +138,7 @@ def _decode(model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sa
             kept_B = (~stopped_R[row_B]).nonzero()[:, 0]
             growing, row_B, token_B = select(growing, kept_B), row_B[kept_B], token_B[kept_B.to(token_B.device)]
         growing = grow(model, growing, token_B)
-    return _Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
+    return Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
 
 
 def check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
