@@ -116,7 +116,7 @@ def _model_size(settings: ModelSettings) -> ModelSize:
         config = make_config(settings.init)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-        if settings.mtp == "add" or (settings.mtp == "keep" and getattr(config, LAYERS_KEY, 0)):
+        if settings.mtp == "add" or (settings.mtp == "keep" and getattr(config, LAYERS_KEY, 0) > 0):
             add_predictor(model, seed=0)
     parameters = sum(p.numel() for p in model.parameters())
     text = config.get_text_config()

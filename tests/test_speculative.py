@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from grpo.cli import train
 from grpo.engine_settings import RolloutSettings
 from grpo.mtp import add_predictor, predicting_decoder, predictor_input, predictor_of
 from grpo.mtp_settings import SpeculativeSettings
@@ -268,3 +269,32 @@ def test_drafts_are_those_of_a_predictor_without_a_cache(model_of, engine_of, fa
             passes, right, written = passes + 1, right + kept, written + 1 + kept
         assert completion.drafts == (passes, passes, right)
     assert 0.1 < sum(c.drafts.accepted for [c] in groups) / sum(c.drafts.drafted for [c] in groups) < 0.9
+
+
+@pytest.mark.parametrize("model", ["keep", "drop"])
+def test_a_recipe_that_drafts_without_a_predictor_is_refused_before_it_runs(write_recipe, capsys, model) -> None:
+    recipe = write_recipe()
+    command = [str(recipe), f"--set=model.mtp={model}"]
+    assert train([*command, "--set=stages.0.mtp={weight: 0.3}"]) == 2
+    assert "stages[0].mtp needs a policy with a layer of multi-token prediction" in capsys.readouterr().err
+    assert train([*command, "--set=stages.1.rollout.speculative=true"]) == 2
+    assert "stages[1].rollout.speculative needs a policy" in capsys.readouterr().err
+    assert train([*command, "--set=stages.2.speculative=true"]) == 2
+    assert "stages[2].speculative needs a policy" in capsys.readouterr().err
+
+
+def test_a_run_samples_with_drafts_and_counts_them(write_recipe) -> None:
+    common = {"lr": 1e-3, "steps": 2}
+    rollout = {"max_new_tokens": 8, "speculative": True}
+    stages = [
+        {"kind": "grpo", "prompts_per_step": 2, "completions_per_prompt": 4, "rollout": rollout, **common},
+        {"kind": "evaluate", "limit": 4, "samples": 2, "k": [1], "max_new_tokens": 8, "speculative": True},
+    ]
+    rewards = [{"name": "length", "label": "accuracy", "options": {"target": 3, "buffer": 4}}]
+    recipe = write_recipe(stages=stages, rewards=rewards)
+    assert train([str(recipe), "--set=model.mtp=add"]) == 0
+    for stage in ("01-grpo", "02-evaluate"):
+        lines = (recipe.parent / "runs" / "tiny" / stage / "metrics.jsonl").read_text().splitlines()
+        for row in map(json.loads, lines):
+            assert 0 <= row["speculative/acceptance"] <= 1
+            assert 1 <= row["speculative/tokens_per_pass"] <= 2
