@@ -78,14 +78,14 @@ def test_greedy_text_is_that_of_plain_decoding(model_of, engine_of, family) -> N
 
 @pytest.mark.parametrize("settings", [ALWAYS, SpeculativeSettings(min_acceptance=0.3, patience=4)])
 def test_a_completion_depends_on_its_seed_and_not_on_its_neighbours(model_of, engine_of, settings) -> None:
-    model = model_of("deepseek_v3", initializer_range=0.1)
-    sampling = Sampling(1.0, 12, top_p=0.9)
-    together = tokens(engine_of(model, speculative=settings).generate(REQUESTS, sampling))
-    assert tokens(engine_of(model, 3, settings).generate(REQUESTS, sampling)) == together
-    assert tokens(engine_of(model, speculative=settings).generate(REQUESTS[::-1], sampling)) == together[::-1]
-    alone = [SampleRequest(request.prompt_ids, (seed,)) for request in REQUESTS for seed in request.seeds]
+    model, sampling = model_of("deepseek_v3", initializer_range=0.1), Sampling(1.0, 10, top_p=0.9)
+    requests = [SampleRequest(request.prompt_ids, request.seeds[:2]) for request in REQUESTS]
+    together = tokens(engine_of(model, speculative=settings).generate(requests, sampling))
+    assert tokens(engine_of(model, 3, settings).generate(requests, sampling)) == together
+    assert tokens(engine_of(model, speculative=settings).generate(requests[::-1], sampling)) == together[::-1]
+    alone = [SampleRequest(request.prompt_ids, (seed,)) for request in requests[:3] for seed in request.seeds]
     apart = tokens(engine_of(model, 1, settings).generate(alone, sampling))
-    assert [group[0] for group in apart] == list(chain(*together))
+    assert [group[0] for group in apart] == list(chain(*together[:3]))
 
 
 def test_a_shorter_limit_gives_the_beginning(model_of, engine_of) -> None:
@@ -120,8 +120,8 @@ def exact_probabilities(model, prompt: tuple[int, ...], length: int, sampling: S
 def test_completions_follow_the_policys_distribution(model_of, engine_of, sampling, settings) -> None:
     """Chi-square over all sequences of 4 tokens; drafts are kept and rejected alike."""
     model = model_of("deepseek_v3", vocab_size=5, eos_token_id=None)
-    request, draws = SampleRequest((1, 2, 3), tuple(range(6000))), 6000
-    [group] = engine_of(model, 1500, settings, eos_ids=()).generate([request], sampling)
+    request, draws = SampleRequest((1, 2, 3), tuple(range(4000))), 4000
+    [group] = engine_of(model, 2000, settings, eos_ids=()).generate([request], sampling)
     expected = draws * exact_probabilities(model, request.prompt_ids, 4, sampling)
     place = torch.tensor([completion.token_ids for completion in group]) @ 5 ** torch.arange(3, -1, -1)
     counts = torch.bincount(place, minlength=len(expected)).double()
