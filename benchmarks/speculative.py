@@ -70,15 +70,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     options = parser.parse_args()
     recipe = load_recipe(Path(options.recipe), [])
     stage = next(stage for stage in recipe.stages if isinstance(stage, GrpoStage))
     policy = load_policy(ModelSettings(path=options.model), options.model)
     problems = load_problems(stage.problems, policy.tokenizer, recipe.seed)
     for rows in options.rows:
-        chosen = problems.held_out[: min(options.problems, 8 * rows)]
-        prompts = [problems.prompt_ids[problem.id] for problem in chosen]
-        for temperature in (0.0, 1.0):
+        prompts = [problems.prompt_ids[problem.id] for problem in problems.held_out[: options.problems]]
+        for temperature in options.temperatures:
             compare(policy, prompts, rows, Sampling(temperature, stage.rollout.max_new_tokens), options.pairs)
 
 
