@@ -35,7 +35,7 @@ def predictor_of(model: nn.Module) -> Any:
     """The model's predictor, or None."""
     base = plain_model(model)
     layers = getattr(base.get_decoder(), "layers", ()) if isinstance(base, PreTrainedModel) else ()
-    behind = layers[base.config.num_hidden_layers :] if len(layers) else ()
+    behind = layers[getattr(base.config, "num_hidden_layers", len(layers)) :] if len(layers) else ()
     return behind[0] if len(behind) and hasattr(behind[0], "eh_proj") else None
 
 
@@ -67,24 +67,17 @@ def add_predictor(model: PreTrainedModel, seed: int) -> None:
             "leave mtp out, or take a model of the llama, qwen or deepseek kind"
         )
     layers.append(copy.deepcopy(layers[-1], {id(model.config): model.config}))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _complete(model)
+    _complete(model, seed)
 
 
 def complete_predictor(model: PreTrainedModel, own: dict[str, Tensor]) -> None:
-    """Make the last layer of a model, which was loaded with one layer more than its trunk has, its predictor."""
+    """Make the last layer of a model, which was loaded with one layer more than its trunk has, its predictor.
+
+    `own` are the weights of its own parts, such as `enorm.weight`.
+    """
     _resize(model.config, -1)
-    _complete(model)
-    parts = {name: tensor for name, tensor in own.items() if name.startswith(OWN_PARTS)}
-    predictor_of(model).load_state_dict(parts, strict=False)
-
-
-def drop_predictor(model: PreTrainedModel) -> None:
-    """Take the predictor away."""
-    if predictor_of(model) is not None:
-        del cast(Any, model.get_decoder()).layers[model.config.num_hidden_layers :]
-    setattr(model.config, LAYERS_KEY, 0)
+    _complete(model, seed=0)
+    predictor_of(model).load_state_dict(own, strict=False)
 
 
 def grow_config(config: Any) -> None:
@@ -102,19 +95,23 @@ def _resize(config: Any, by: int) -> None:
     config.__dict__["num_hidden_layers"] = depth + by
 
 
-def _complete(model: PreTrainedModel) -> None:
+def _complete(model: PreTrainedModel, seed: int) -> None:
     """Add its own parts to the layer behind the trunk."""
     decoder: Any = model.get_decoder()
     layer, weight = decoder.layers[-1], decoder.embed_tokens.weight
     layer.enorm, layer.hnorm = _fresh_norm(model), _fresh_norm(model)
-    layer.eh_proj = nn.Linear(2 * weight.shape[1], weight.shape[1], bias=False)
-    model._init_weights(layer.eh_proj)
+    layer.eh_proj = nn.Linear(
+        2 * weight.shape[1], weight.shape[1], bias=False, device=weight.device, dtype=weight.dtype
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model._init_weights(layer.eh_proj)
     layer.shared_head = nn.Module()
     layer.shared_head.norm = copy.deepcopy(decoder.norm)
     for module in layer.modules():
         if hasattr(module, "layer_idx"):
             module.layer_idx = 0  # its place in a cache of its own
-    layer.to(weight.device, weight.dtype).train(model.training)
+    layer.train(model.training)
     setattr(model.config, LAYERS_KEY, 1)
 
 

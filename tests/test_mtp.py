@@ -137,3 +137,11 @@ def test_vllm_serves_a_predictor_of_deepseek_alone(tiny_model) -> None:
         assert can_serve(model.config)
         add_predictor(model, seed=0)
         assert can_serve(model.config) is served
+
+
+def test_a_router_keeps_its_bias_in_float32_beside_half_precision(tiny_model, save) -> None:
+    model = tiny_model("deepseek_v3")
+    add_predictor(model, seed=0)
+    half = load(save(model), dtype="bfloat16").model
+    assert {parameter.dtype for parameter in predictor_of(half).parameters()} == {torch.bfloat16}
+    assert predictor_of(half).mlp.gate.e_score_correction_bias.dtype == torch.float32
