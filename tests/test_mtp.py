@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import MtpModel
 
 from grpo.checkpoint_names import checkpoint_tensors
+from grpo.cli import train
 from grpo.mtp import add_predictor, predicting_decoder, predictor_input, predictor_of
 from grpo.policy import Policy, add_lora, load_policy, save_policy
 from grpo.recipe import LoraSettings, ModelSettings
@@ -145,3 +146,14 @@ def test_a_router_keeps_its_bias_in_float32_beside_half_precision(tiny_model, sa
     half = load(save(model), dtype="bfloat16").model
     assert {parameter.dtype for parameter in predictor_of(half).parameters()} == {torch.bfloat16}
     assert predictor_of(half).mlp.gate.e_score_correction_bias.dtype == torch.float32
+
+
+def test_a_recipe_that_starts_from_a_folder_is_asked_for_its_predictor(tiny_model, save, write_recipe, capsys) -> None:
+    with_one = tiny_model("llama")
+    add_predictor(with_one, seed=0)
+    stage = {"kind": "sft", "steps": 1, "examples_per_step": 2, "lr": 1e-3, "mtp": {"weight": 0.5}}
+    for model, status in ((with_one, 0), (tiny_model("llama"), 2)):
+        folder = save(model, f"of-{status}")
+        recipe = write_recipe(f"run-{status}", model={"path": str(folder)}, stages=[stage])
+        assert train([str(recipe)]) == status
+    assert "stages[0].mtp needs a policy with a layer of multi-token prediction" in capsys.readouterr().err
