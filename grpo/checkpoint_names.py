@@ -9,6 +9,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
+from grpo.mtp import predictor_of, predictor_prefix
+
 BASE = "base_layer."
 """What peft puts before the names of what it adapts."""
 
@@ -18,10 +20,14 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and buffers by checkpoint name; adapters are added to copies of the weights they adapt, never in place.
 
     transformers keeps experts fused in memory and writes them one by one. A tied output layer is left out, as its
-    embedding stands for it. Tensors may be those of the model: read them before it trains on.
+    embedding stands for it, and so is a predictor: an engine's model is the trunk. Tensors may be those of the model:
+    read them before it trains on.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     state = _without_copies(_merged_state(base) if isinstance(model, PeftModel) else dict(base.state_dict()))
+    behind_trunk = None if predictor_of(model) is None else predictor_prefix(model)
+    if behind_trunk is not None:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(behind_trunk)}
     return revert_weight_conversion(base, state)  # type: ignore[arg-type]  # every model here is a PreTrainedModel
 
 

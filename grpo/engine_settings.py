@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from grpo.mtp_settings import SpeculativeSettings, speculative_of_a_word
 from grpo.settings import Count, Positive, Settings, Share, one_of
 
 UNCORRECTABLE = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -78,6 +79,15 @@ class EngineSettings(Settings):
     vllm: VllmSettings = VllmSettings()
     servers: ServerSettings | None = Field(None, description="of engine vllm-server")
     check: CheckSettings = CheckSettings()
+    speculative: Annotated[SpeculativeSettings | None, BeforeValidator(speculative_of_a_word)] = Field(
+        None, description="the policy's layer of multi-token prediction drafts; true: with the defaults"
+    )
+
+    @model_validator(mode="after")
+    def _drafts_are_the_policys_own(self) -> Self:
+        if self.speculative is not None and self.engine not in ("auto", "transformers"):
+            raise ValueError(f"speculative belongs to engine transformers, not to engine {self.engine}")
+        return self
 
     @model_validator(mode="after")
     def _servers_belong_to_their_engine(self) -> Self:

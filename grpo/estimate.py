@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
+from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
 from grpo.recipe_file import dump_recipe
@@ -109,6 +110,8 @@ def _model_size(settings: ModelSettings) -> ModelSize:
     config = model_config(settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+        if settings.mtp == "add" or (settings.mtp == "keep" and getattr(config, LAYERS_KEY, 0) > 0):
+            add_predictor(model, seed=0)
     parameters = sum(p.numel() for p in model.parameters())
     text = config.get_text_config()
     return ModelSize(

@@ -101,7 +101,8 @@ class Family:
     `config_keys` are the keys that transformers leaves out of config.json and other programs route by, with the only
     value that transformers computes. `scratch_defaults` replace defaults of transformers that fit the published size
     of the architecture alone. `engine_options` of a config, on a CPU or not; `engine_lora`: whether vLLM can apply an
-    adapter to all of `lora_targets`; `router` of a config, where one chooses experts.
+    adapter to all of `lora_targets`, `engine_mtp`: whether it knows what the weights of multi-token prediction are;
+    `router` of a config, where one chooses experts.
     """
 
     lora_targets: tuple[str, ...] | str
@@ -111,6 +112,7 @@ class Family:
     scratch_defaults: Mapping[str, Any] = field(default_factory=dict)
     engine_options: Callable[[Any, bool], EngineOptions] = no_engine_options
     engine_lora: bool = False
+    engine_mtp: bool = False
     router: Callable[[Any], Router] | None = None
 
     @property
@@ -157,6 +159,7 @@ FAMILIES: Mapping[str, Family] = {
         EXPERTS,
         not_lora_targets=MLP,
         router=deepseek_v3_router,
+        engine_mtp=True,
         # vLLM fails to load the router's bias without the first and silently routes by softmax without the second.
         # transformers builds no module for multi-token prediction, so a model made from scratch promises none.
         config_keys={

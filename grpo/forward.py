@@ -33,15 +33,20 @@ OWN_LOGITS = "_grpo_own_logits"
 def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> TokenScores:
     """The targets' log-probabilities at a sampling temperature, and more about their distributions, in float32."""
     base = _base(model)
-    rules = _logit_rules(base, temperature)
     if getattr(base, OWN_LOGITS, False):
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
-    hidden_ND = _target_hidden(base, tokens)
-    head = base.get_output_embeddings()
+    hidden_TD, index_N = final_hidden(model, tokens)
+    return hidden_scores(model, hidden_TD.index_select(0, index_N), tokens.target_ids_N, temperature)
+
+
+def hidden_scores(model: nn.Module, hidden_ND: Tensor, target_ids_N: Tensor, temperature: float = 1.0) -> TokenScores:
+    """The targets' scores under the model's head, from the final hidden states that predict them."""
+    base = _base(model)
+    rules, head = logit_rules(base, temperature), base.get_output_embeddings()
     if type(head) is nn.Linear:
-        return head_scores(hidden_ND, head.weight, head.bias, tokens.target_ids_N, rules)
-    return module_scores(hidden_ND, cast(Any, head), tokens.target_ids_N, rules)
+        return head_scores(hidden_ND, head.weight, head.bias, target_ids_N, rules)
+    return module_scores(hidden_ND, cast(Any, head), target_ids_N, rules)
 
 
 def target_logprobs(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> Tensor:
@@ -58,7 +63,7 @@ def _base(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
-def _logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
+def logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
     """What the architecture does with its head's output: Gemma 2 caps it, Cohere and Granite scale it."""
     config: Any = base.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
@@ -68,11 +73,12 @@ def _logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
 # --- the layouts ------------------------------------------------------------------------------------------------------
 
 
-def _target_hidden(base: PreTrainedModel, tokens: PackedTokens) -> Tensor:
-    """Final hidden states (N, D) where the targets are predicted."""
+def final_hidden(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
+    """Final hidden states of all tokens, rows laid end to end, and where among them the N targets are predicted."""
+    base = _base(model)
     inputs, index_N = _inputs(base, tokens)
     hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, index_N)
+    return hidden.flatten(0, 1), index_N
 
 
 def _own_logits(base: PreTrainedModel, tokens: PackedTokens) -> Tensor:
@@ -84,15 +90,15 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
     """What the model is called with, and where in its output, rows laid end to end, the targets are predicted."""
     if not packs(base):
         return _rows(tokens)
+    layout = Layout(tokens.groups, tokens.token_ids_T.device)
+    return {"input_ids": tokens.token_ids_T[None], **packed_inputs(tokens.position_ids_T, layout)}, tokens.predictor_N
+
+
+def packed_inputs(position_ids_T: Tensor, layout: Layout) -> dict[str, Any]:
+    """What a decoder with our attention is called with beside its T tokens."""
     # transformers hands a mask of four axes on as it is, so that it builds none: ours follows from the packing.
-    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.token_ids_T.device)
-    inputs = {
-        "input_ids": tokens.token_ids_T[None],
-        "position_ids": tokens.position_ids_T[None],
-        "attention_mask": no_mask,
-        "packing": Layout(tokens.groups, tokens.token_ids_T.device),
-    }
-    return inputs, tokens.predictor_N
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.device)
+    return {"position_ids": position_ids_T[None], "attention_mask": no_mask, "packing": layout}
 
 
 def _rows(tokens: PackedTokens) -> tuple[dict[str, Any], Tensor]:

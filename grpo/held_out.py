@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from grpo.evaluation import wilson_interval
+from grpo.rollout.collect import draft_figures
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
 from grpo.task import Task, ask, judge
@@ -49,4 +50,4 @@ def greedy_figures(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, fl
     figures["completion/length_mean"] = sum(lengths) / len(lengths)
     figures["unscorable"] = float(sum(score.total is None for score in scores))
     figures["problems"] = float(len(scores))
-    return figures
+    return figures | draft_figures([group.group.completions[0] for group in scored])

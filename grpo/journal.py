@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.files import write_atomic
-from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, UserError
+from grpo.types import Completion, Drafts, Group, Problem, Routes, Score, ScoredGroup, UserError
 
 FAST = 1
 """The compression level: most of the gain, little of the time."""
@@ -101,6 +101,7 @@ def _scored_group(entry: Mapping[str, Any], problems: Mapping[str, Problem]) -> 
             finish=completion["finish"],
             weight_version=completion["weight_version"],
             routes=_routes(completion.get("routes")),
+            drafts=None if completion.get("drafts") is None else Drafts(*completion["drafts"]),
         )
         for completion in entry["completions"]
     )

@@ -19,6 +19,7 @@ from grpo.experts.health import LOAD, router_figures
 from grpo.experts.terms import bias_range, require_routers, step_biases
 from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
+from grpo.mtp import own_parameters
 from grpo.optimizer import learning_rate, make_optimizer
 from grpo.recipe import TrainingSettings
 from grpo.tally import Tally
@@ -118,14 +119,29 @@ def everyones(tally: Tally, accelerator: Accelerator) -> Tally:
     return everyone
 
 
+def _clip(learner: Learner) -> tuple[float, float | None]:
+    """Clip the gradient, and that of a predictor by itself: it must not decide how far the policy moves.
+
+    Returns the norms before, the second one None without a predictor that is trained.
+    """
+    apart = {id(parameter) for parameter in own_parameters(learner.model)}
+    trunk = [parameter for parameter in learner.trainable() if id(parameter) not in apart]
+    own = [parameter for parameter in learner.trainable() if id(parameter) in apart]
+    most = learner.settings.max_grad_norm
+    norm = nn.utils.clip_grad_norm_(trunk, most).item()
+    return norm, nn.utils.clip_grad_norm_(own, most).item() if own else None
+
+
 def _apply(learner: Learner, step: int, tally: Tally) -> Tally:
     """Clip and step, unless something is not finite."""
-    norm = nn.utils.clip_grad_norm_(learner.trainable(), learner.settings.max_grad_norm).item()
+    norm, mtp_norm = _clip(learner)
     rate = learning_rate(learner.settings, step, learner.total_steps)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
     tally.mean("grad_norm", norm).mean("lr", rate)
-    if math.isfinite(norm) and math.isfinite(tally.figures()["loss"]):
+    if mtp_norm is not None:
+        tally.mean("mtp/grad_norm", mtp_norm)
+    if math.isfinite(norm + (mtp_norm or 0.0)) and math.isfinite(tally.figures()["loss"]):
         learner.bad_steps_in_a_row = 0
         learner.optimizer.step()
         return tally.add("skipped", 0.0)

@@ -1,20 +1,23 @@
 """The policy: a causal language model and its tokenizer, loaded, adapted and saved."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.experts.observe import bias_buffers, set_biases
 from grpo.families import family_of
 from grpo.files import atomic_folder
+from grpo.mtp import add_predictor, own_parameters, predictor_of, predictor_prefix
+from grpo.mtp_files import save_model
 from grpo.pretrained import load_model, load_tokenizer
 from grpo.recipe import LoraSettings, ModelSettings
 from grpo.types import UserError
@@ -36,15 +39,18 @@ class Policy:
 
 
 def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
-    """Load the model in a folder or on the hub, with fresh LoRA adapters when the settings ask for them.
+    """Load the model in a folder or on the hub, with a new predictor or LoRA adapters when the settings ask for them.
 
-    `seed` draws the adapters' first values. The model is in eval mode.
+    `seed` draws their first values. The model is in eval mode.
 
     Raises:
         UserError: there is no usable model or tokenizer at `path`, or LoRA's targets are not in the model.
     """
     tokenizer = load_tokenizer(path, settings.trust_remote_code)
-    model: nn.Module = load_model(path, settings, tokenizer)
+    base = load_model(path, settings, tokenizer)
+    if settings.mtp == "add" and predictor_of(base) is None:
+        add_predictor(base, seed)
+    model: nn.Module = base
     if settings.lora is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -56,13 +62,14 @@ def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
 
 
 def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
-    """Wrap a model, in place, in adapters that start as no change; only they are trained.
+    """Wrap a model, in place, in adapters that start as no change; only they and a predictor are trained.
 
     Raises:
         UserError: a target named by the settings is no module of the model.
     """
     if settings.targets is not None:
         _check_targets(model, settings.targets)
+    predictor = predictor_of(model)
     family_targets = family_of(model.config).lora_targets
     targets: Any = settings.targets or (family_targets if isinstance(family_targets, str) else list(family_targets))
     experts = _adapted_experts(model, settings)
@@ -72,13 +79,17 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         lora_dropout=settings.dropout,
         target_modules=targets if isinstance(targets, str) else [name for name in targets if name != ALL_EXPERTS],
         target_parameters=experts,
+        exclude_modules=None if predictor is None else rf"(.*\.)?{re.escape(predictor_prefix(model))}.*",
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {reason[:300]}") from None
+    for parameter in own_parameters(adapted):
+        parameter.requires_grad_(True)  # it is one small layer, and a new one must be trained whole
+    return adapted
 
 
 def _adapted_experts(model: nn.Module, settings: LoraSettings) -> list[str] | None:
@@ -126,7 +137,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
     The folder is complete or absent. Raises UserError when the disk is full.
     """
     with atomic_folder(folder) as unfinished:
-        merged_model(policy.model).save_pretrained(unfinished)  # type: ignore[operator]
+        save_model(cast(PreTrainedModel, merged_model(policy.model)), unfinished)
         policy.tokenizer.save_pretrained(unfinished)
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
-from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
+from grpo.mtp_files import stored_parts
+from grpo.pretrained import load_config
+from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
@@ -28,6 +30,7 @@ def check_ahead(recipe: Recipe) -> None:
         UserError: something is missing or does not fit.
     """
     check_experts(recipe)
+    _check_predictor(recipe)
     models = ["base"]
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
@@ -92,6 +95,26 @@ def _check_engine(settings: EngineSettings) -> None:
     folder = settings.servers.folder if settings.servers is not None else None
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"rollout.servers.folder: expected a folder that the servers see too, got {folder}: make it")
+
+
+def _check_predictor(recipe: Recipe) -> None:
+    """A stage that trains a layer of multi-token prediction, or drafts with it, is given a policy that has one."""
+    for number, stage in enumerate(recipe.stages):
+        keys = {"mtp": getattr(stage, "mtp", None), "speculative": getattr(stage, "speculative", None)}
+        if isinstance(stage, GrpoStage):
+            keys |= {"rollout.speculative": stage.rollout.speculative}
+        asked = [key for key, value in keys.items() if value is not None]
+        if asked and not _has_predictor(recipe.model):
+            raise UserError(
+                f"stages[{number}].{asked[0]} needs a policy with a layer of multi-token prediction, and this one has "
+                "none: set model.mtp: add"
+            )
+
+
+def _has_predictor(model: ModelSettings) -> bool:
+    if model.mtp == "keep" and model.path is not None:
+        return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
+    return model.mtp == "add"
 
 
 def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:

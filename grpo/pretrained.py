@@ -20,6 +20,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from grpo.families import write_config_keys
+from grpo.mtp import LAYERS_KEY, complete_predictor, grow_config
+from grpo.mtp_files import passed_over, stored_parts
 from grpo.recipe import ModelSettings
 from grpo.types import UserError
 
@@ -61,13 +63,21 @@ def load_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
 
 
 def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load a whole model that fits its tokenizer, in the dtype of the settings.
+    """Load a whole model that fits its tokenizer, in the dtype of the settings, with its predictor if it is kept.
 
     Raises:
         UserError: there is no causal language model at `path`, or weights of it are missing.
     """
     config = load_config(path, settings.trust_remote_code)
     with _said_plainly(path, "model"):
+        stored = stored_parts(path, config)
+    parts = {} if settings.mtp == "drop" else stored
+    behind_trunk = rf"\.layers\.{getattr(config, 'num_hidden_layers', None)}\."
+    if parts:
+        grow_config(config)
+    elif getattr(config, LAYERS_KEY, 0):
+        setattr(config, LAYERS_KEY, 0)  # what the folder promises and does not hold, or what is dropped
+    with _said_plainly(path, "model"), passed_over(config, behind_trunk):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -83,6 +93,8 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
             f"{path}: expected all weights of {type(model).__name__}, got none that fit {lacking[0]} and "
             f"{len(lacking) - 1} more: choose a complete checkpoint"
         )
+    if parts:
+        complete_predictor(model, parts)
     _check_vocabulary(path, model, tokenizer)
     model.generation_config = plain_generation_config(model, tokenizer)
     return model

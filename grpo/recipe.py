@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
+from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -60,6 +61,9 @@ class ModelSettings(Settings):
     init: InitSettings | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSettings | None = None
+    mtp: Literal["keep", "add", "drop"] = Field(
+        "keep", description="the layer of multi-token prediction; add: a new one where the model has none"
+    )
     trust_remote_code: bool = False
 
     @model_validator(mode="after")
@@ -227,6 +231,7 @@ class SftStage(TrainingSettings):
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
+    mtp: MtpSettings | None = Field(None, description="left out: as DeepSeek-V3, where the model has such a layer")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -441,6 +446,7 @@ class GrpoStage(TrainingSettings):
     dynamic_sampling: DynamicSampling | None = None
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
     evaluation: PeriodicEvaluation | None = None
+    mtp: RlMtpSettings | None = Field(None, description="left out: the layer follows the policy, which it cannot move")
 
     @model_validator(mode="after")
     def _minibatches_hold_whole_groups(self) -> Self:

@@ -32,6 +32,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
 )
 FROM_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+PREDICTOR_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 BAD_CONFIG = (
     StrictDataclassError,
     ArithmeticError,
@@ -112,7 +113,8 @@ def _check_keys(init: InitSettings, config_class: type[PreTrainedConfig], family
             raise UserError(f"{where}: comes from the tokenizer, got {value!r}: leave it out")
         if key in family.config_keys:
             if value != family.config_keys[key]:
-                raise UserError(f"{where}: expected {family.config_keys[key]!r}, got {value!r}: leave it out")
+                instead = "say model.mtp: add instead" if key in PREDICTOR_KEYS else "leave it out"
+                raise UserError(f"{where}: expected {family.config_keys[key]!r}, got {value!r}: {instead}")
         elif key not in known:
             raise UserError(f"{where}: no such key of {init.architecture}{_nearest(key, known)}: correct it")
 

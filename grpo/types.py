@@ -42,6 +42,14 @@ class Problem:
     columns: Mapping[str, Any]
 
 
+class Drafts(NamedTuple):
+    """Forward passes of the policy after the prompt, how many had a draft to verify, and how many drafts were right."""
+
+    passes: int
+    drafted: int
+    accepted: int
+
+
 @dataclass(frozen=True)
 class Routes:
     """The K experts that each of L routers chose for each of T tokens: all of a sequence but the last, never computed.
@@ -70,7 +78,8 @@ class Completion:
     """What an engine sampled. `token_ids` is the truth; `text` is its reading, without the final EOS token.
 
     `sampler_logprobs` holds one natural-log probability a token, at the temperature it was sampled with. `routes` are
-    those of the prompt and the completion, where the policy has routers and the engine tells what they chose.
+    those of the prompt and the completion, where the policy has routers and the engine tells what they chose; `drafts`
+    what speculative decoding did, None without it.
     """
 
     text: str
@@ -79,6 +88,7 @@ class Completion:
     finish: Finish
     weight_version: int
     routes: Routes | None = None
+    drafts: Drafts | None = None
 
 
 @dataclass(frozen=True)

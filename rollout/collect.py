@@ -74,6 +74,22 @@ def rollout_figures(groups: Sequence[Group], seconds: float) -> dict[str, float]
         "completion/length_max": float(max(lengths)),
         "completion/truncated": cut / len(completions),
         "tokens/rollout_per_s": sum(lengths) / seconds,
+        **draft_figures(completions),
+    }
+
+
+def draft_figures(completions: Sequence[Completion]) -> dict[str, float]:
+    """Of speculative decoding: the share of drafts that were right, tokens a pass of the policy after the prompt, and
+    the share of completions that went on without drafts; nothing where nothing was drafted."""
+    drafts = [completion.drafts for completion in completions if completion.drafts is not None]
+    passes, drafted, accepted = map(sum, zip(*drafts, strict=True)) if drafts else (0, 0, 0)
+    if not drafted:
+        return {}
+    tokens = sum(len(completion.token_ids) - 1 for completion in completions if completion.drafts is not None)
+    return {
+        "speculative/acceptance": accepted / drafted,
+        "speculative/tokens_per_pass": tokens / passes,
+        "speculative/fallbacks": sum(one.drafted < one.passes for one in drafts) / len(drafts),
     }
 
 

@@ -15,6 +15,10 @@ from transformers import Cache
 PAD_ID = 0
 """Any valid id: the attention mask hides it."""
 
+MOST_OPEN = 0.75
+"""Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
+stay rare."""
+
 
 @dataclass(frozen=True)
 class Growing:
@@ -29,6 +33,21 @@ class Growing:
     length: int
     position_B: Tensor
     logits_BV: Tensor
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a wave of R rows sampled. A row's tokens (of T) count up to `length_R`, `stopped_R`: they end by themselves.
+
+    `drafts_R3` are the row's forward passes after the prompt, those that had a draft, and the drafts that were right;
+    None where nothing was drafted.
+    """
+
+    tokens_RT: Tensor
+    logprobs_RT: Tensor
+    length_R: Tensor
+    stopped_R: Tensor
+    drafts_R3: Tensor | None = None
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
     check_room(policy.model, work.prompts, work.max_new_tokens)
     config = policy.model.config
     if chosen_engine(settings, config) == "transformers":
-        return TransformersEngine(policy.model, policy.tokenizer, settings.max_concurrent, work.precision)
+        rows, drafts = settings.max_concurrent, settings.speculative
+        return TransformersEngine(policy.model, policy.tokenizer, rows, work.precision, speculative=drafts)
     adapter = settings.servers is None and sends_adapter(policy.model, settings.vllm.lora)
     load = Load(
         longest=max(max(map(len, work.prompts)) + work.max_new_tokens, PROMPT_TOKENS + settings.check.tokens),
@@ -75,7 +76,7 @@ def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["tran
     processes = PartialState().num_processes
     if settings.engine == "auto":
         usable = find_spec("vllm") is not None and processes == 1 and (config is None or can_serve(config))
-        return "vllm" if usable else "transformers"
+        return "vllm" if usable and settings.speculative is None else "transformers"
     if settings.engine != "transformers" and processes > 1:
         raise UserError(
             f"engine: {settings.engine} samples for one learner process, got {processes}: launch one, or set engine: "
@@ -86,6 +87,11 @@ def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["tran
 
 def check_tells_routes(settings: EngineSettings, config: Any = None) -> None:
     """Raise UserError where the engine cannot say which experts it chose."""
+    if settings.speculative is not None:
+        raise UserError(
+            "experts.routing_replay: sampler: with rollout.speculative the engine does not tell which experts it chose: "
+            "say policy, or leave speculative out"
+        )
     engine = chosen_engine(settings, config)
     if engine == "vllm-server" or (engine == "vllm" and on_cpu()):
         raise UserError(

@@ -31,16 +31,27 @@ def choose(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Te
     The probability is that of the whole softmax at the sampling temperature: `top_p` cuts the choice, not the
     probability. Temperature 0 takes the likeliest token (of equals, the first) and tells its probability at 1.
     """
-    logprobs_BV = torch.log_softmax(logits_BV.float() / (sampling.temperature or 1.0), dim=-1)
+    logprobs_BV = log_probabilities(logits_BV, sampling)
     if sampling.temperature == 0:
         token_B = logprobs_BV.argmax(-1)
     else:
-        counts_BV = (logprobs_BV.exp().double() * COUNTS).long()
-        token_B = _inverse_cdf(_nucleus(counts_BV, sampling.top_p), uniform_B)
+        token_B = inverse_cdf(choice_counts(logprobs_BV, sampling), uniform_B)
     return token_B, logprobs_BV.gather(-1, token_B[:, None])[:, 0]
 
 
-def _inverse_cdf(counts_BV: Tensor, uniform_B: Tensor) -> Tensor:
+def log_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Of the whole softmax at the sampling temperature, at 1 for temperature 0, in float32."""
+    return torch.log_softmax(logits_BV.float() / (sampling.temperature or 1.0), dim=-1)
+
+
+def choice_counts(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution that a token is drawn from, as whole counts (int64) of no fixed sum; greedy has one token."""
+    if sampling.temperature == 0:
+        return torch.zeros_like(logprobs_BV, dtype=torch.long).scatter_(-1, logprobs_BV.argmax(-1, keepdim=True), 1)
+    return _nucleus((logprobs_BV.exp().double() * COUNTS).long(), sampling.top_p)
+
+
+def inverse_cdf(counts_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """The first token whose cumulative count exceeds the share `uniform_B` of the row's total."""
     cdf_BV = counts_BV.cumsum(-1)
     total_B1 = cdf_BV[:, -1:]

@@ -73,13 +73,18 @@ class Stopping:
                 return int(place) + 1
         return None
 
-    def reached(self, tokens_RT: Tensor, row_B: Tensor) -> Tensor:
-        """Which of the rows `row_B` of `tokens_RT` end with their newest token, shape (B,). All lies on the CPU."""
-        newest_B = tokens_RT[row_B, -1]
+    def reached(self, tokens_RT: Tensor, row_B: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """Which of the rows `row_B` of `tokens_RT` end with their newest token, shape (B,). All lies on the CPU.
+
+        Rows have `length_B` tokens, all of them T where none is given.
+        """
+        length_B = torch.full_like(row_B, tokens_RT.shape[1]) if length_B is None else length_B
+        newest_B = tokens_RT[row_B, length_B - 1]
         ended_B = torch.isin(newest_B, self._eos_ids)
         # A model's vocabulary can be larger than its tokenizer's; ids beyond have no text.
         candidate_B = self._may_complete_V[newest_B.clamp(max=len(self._may_complete_V) - 1)] & ~ended_B
         for place in candidate_B.nonzero()[:, 0].tolist():
-            text = decode(self._tokenizer, tokens_RT[row_B[place], -self._window :].tolist())
+            length = int(length_B[place])
+            text = decode(self._tokenizer, tokens_RT[row_B[place], max(0, length - self._window) : length].tolist())
             ended_B[place] = any(stop in text for stop in self._stop)
         return ended_B

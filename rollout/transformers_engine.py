@@ -8,7 +8,6 @@ Axes: R rows of a wave, B rows of them that are still in the batch, T tokens.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
@@ -17,29 +16,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.experts.observe import chosen_experts
-from grpo.rollout.decoding import Growing, grow, prefill, sampling_mode, select
+from grpo.mtp_settings import SpeculativeSettings
+from grpo.rollout.decoding import MOST_OPEN, Growing, Sampled, grow, prefill, sampling_mode, select
+from grpo.rollout.drafting import Pair, check_can_draft
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.route_log import RouteLog
 from grpo.rollout.sampler import choose, uniforms
+from grpo.rollout.speculative import NUMBERS, Wave, speculate
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
-from grpo.types import Completion, Finish, Routes, TrainingFailure, UserError
-
-MOST_OPEN = 0.75
-"""Share of open rows at which the ended ones are dropped: rows that idle cost a third at most, copies of the cache
-stay rare."""
+from grpo.types import Completion, Drafts, Finish, Routes, TrainingFailure, UserError
 
 Row = tuple[tuple[int, ...], int]
 """The ids of a prompt and the seed of one completion."""
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """What a wave sampled. A row's tokens count up to `length_R`; `stopped_R` says that they end by themselves."""
-
-    tokens_RT: Tensor
-    logprobs_RT: Tensor
-    length_R: Tensor
-    stopped_R: Tensor
 
 
 class TransformersEngine:
@@ -47,7 +35,10 @@ class TransformersEngine:
 
     A completion depends on the weights, its prompt, its seed and the sampling, not on what is sampled beside it, but
     for the rounding of batched matrix products. `eos_ids` left out are those of the model and the tokenizer; with
-    none, only stop strings and the token limit end a completion.
+    none, only stop strings and the token limit end a completion. `speculative`: the policy's own predictor drafts.
+
+    Raises:
+        UserError: the policy cannot draft.
     """
 
     def __init__(
@@ -57,13 +48,17 @@ class TransformersEngine:
         max_concurrent: int,
         precision: Literal["fp32", "bf16"],
         eos_ids: Sequence[int] | None = None,
+        speculative: SpeculativeSettings | None = None,
     ):
+        if speculative is not None:
+            check_can_draft(model)
         self._model = model
         self._version = 0
         self._tokenizer = tokenizer
         self._max_concurrent = max_concurrent
         self._precision = precision
         self._eos_ids = find_eos_ids(model, tokenizer) if eos_ids is None else tuple(eos_ids)
+        self._speculative = speculative
         self._stopping: dict[tuple[str, ...], Stopping] = {}
 
     def load_weights(self, model: nn.Module, version: int) -> None:
@@ -100,6 +95,8 @@ class TransformersEngine:
     def _sample(self, wave: Sequence[Row], sampling: Sampling) -> list[Completion]:
         prompts = list(dict.fromkeys(prompt_ids for prompt_ids, _ in wave))
         prompt_R = [prompts.index(prompt_ids) for prompt_ids, _ in wave]
+        if self._speculative is not None:
+            return self._speculated(wave, prompts, torch.tensor(prompt_R), sampling, self._speculative)
         uniform_RT = uniforms([seed for _, seed in wave], sampling.max_new_tokens)
         with chosen_experts(self._model) as last:
             log = RouteLog(last)
@@ -110,7 +107,22 @@ class TransformersEngine:
         routes_R = log.routes(prompt_R, sampled.length_R.tolist())
         return [self._completion(sampled, row, routes) for row, routes in enumerate(routes_R)]
 
-    def _completion(self, sampled: _Sampled, row: int, routes: Routes | None) -> Completion:
+    def _speculated(
+        self,
+        wave: Sequence[Row],
+        prompts: Sequence[tuple[int, ...]],
+        prompt_R: Tensor,
+        sampling: Sampling,
+        settings: SpeculativeSettings,
+    ) -> list[Completion]:
+        """Without routes: a draft that is rejected leaves some that are no completion's."""
+        limit = sampling.max_new_tokens
+        uniform_RT3 = uniforms([seed for _, seed in wave], NUMBERS * limit).view(-1, limit, NUMBERS)
+        how = Wave(Pair(self._model), uniform_RT3, sampling, self._stopping[sampling.stop], settings)
+        sampled = speculate(how, prompts, prompt_R)
+        return [self._completion(sampled, row, None) for row in range(len(wave))]
+
+    def _completion(self, sampled: Sampled, row: int, routes: Routes | None) -> Completion:
         length = int(sampled.length_R[row])
         token_ids = tuple(sampled.tokens_RT[row, :length].tolist())
         logprobs = tuple(sampled.logprobs_RT[row, :length].tolist())
@@ -121,12 +133,13 @@ class TransformersEngine:
             )
         text = decode(self._tokenizer, token_ids[:-1] if token_ids[-1] in self._eos_ids else token_ids)
         finish: Finish = "stop" if sampled.stopped_R[row] else "length"
-        return Completion(text, token_ids, logprobs, finish, self._version, routes)
+        drafts = None if sampled.drafts_R3 is None else Drafts(*sampled.drafts_R3[row].tolist())
+        return Completion(text, token_ids, logprobs, finish, self._version, routes, drafts)
 
 
 def _decode(
     model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping, log: RouteLog
-) -> _Sampled:
+) -> Sampled:
     """Sample until every row has ended; what has ended leaves the batch when its share is worth a copy of the cache."""
     rows, limit = uniform_RT.shape
     tokens_RT, logprobs_RT = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
@@ -147,7 +160,7 @@ def _decode(
             growing, row_B, token_B = select(growing, kept_B), row_B[kept_B], token_B[kept_B.to(token_B.device)]
         growing = grow(model, growing, token_B)
         log.read_tokens(row_B)
-    return _Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
+    return Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
 
 
 def check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

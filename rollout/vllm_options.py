@@ -38,6 +38,7 @@ def vllm_options(
         UserError: vLLM cannot serve the architecture.
     """
     cpu = on_cpu()
+    _check_predictor(config)
     family = family_of(config).engine_options(config, cpu)
     eager = cpu if settings.vllm.eager is None else settings.vllm.eager
     arguments: dict[str, Any] = {
@@ -68,10 +69,19 @@ def vllm_options(
 def can_serve(config: Any) -> bool:
     """Whether vLLM has kernels for an architecture here, as far as its family knows."""
     try:
+        _check_predictor(config)
         family_of(config).engine_options(config, on_cpu())
     except UserError:
         return False
     return True
+
+
+def _check_predictor(config: Any) -> None:
+    if getattr(config, "num_nextn_predict_layers", 0) and not family_of(config).engine_mtp:
+        raise UserError(
+            f"rollout.engine: vLLM loads no {config.model_type} model with a layer of multi-token prediction: set "
+            "engine: transformers, or model.mtp: drop"
+        )
 
 
 def on_cpu() -> bool:

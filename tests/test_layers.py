@@ -8,8 +8,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
-        "grpo.expert_settings", "grpo.recipe",
-        "grpo.recipe_file", "grpo.kernels.*",
+        "grpo.expert_settings", "grpo.mtp_settings", "grpo.recipe", "grpo.recipe_file", "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -20,7 +19,8 @@ FLOORS = [
         "grpo.rollout.engine", "grpo.rollout",
     },
     {
-        "grpo.rollout.*", "grpo.policy", "grpo.checkpoint_names", "grpo.pretrained", "grpo.scratch", "grpo.gguf",
+        "grpo.rollout.*", "grpo.policy", "grpo.mtp", "grpo.mtp_files", "grpo.mtp_loss", "grpo.checkpoint_names",
+        "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
     },

@@ -33,13 +33,15 @@ def routers_of(model: nn.Module) -> list[Any]:
     """The modules that choose experts, from the first layer to the last; none in a dense model.
 
     They are those that transformers would record router logits of; each gives (logits, weights, experts) of its rows.
+    The layer of multi-token prediction, which stands behind the model's own, is none of them.
     """
     base = base_of(model)
     recorder = (getattr(base, "_can_record_outputs", None) or {}).get("router_logits")
     kind = getattr(recorder, "target_class", recorder)
     if router_rule(model) is None or kind is None:
         return []
-    return [module for module in base.get_decoder().modules() if isinstance(module, kind)]
+    layers = base.get_decoder().layers[: base.config.get_text_config().num_hidden_layers]
+    return [module for module in layers.modules() if isinstance(module, kind)]
 
 
 def router_layers(model: nn.Module) -> list[int]:

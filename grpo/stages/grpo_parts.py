@@ -22,6 +22,8 @@ from grpo.learner import Learner
 from grpo.losses import make_loss
 from grpo.losses.entropy import adaptive_coefficient
 from grpo.metrics import Clock, peak_memory_mb
+from grpo.mtp_loss import mtp_settings, term_at
+from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
@@ -60,6 +62,7 @@ class Parts:
     source: RolloutSource
     learner: Learner
     training: Training
+    mtp: MtpSettings | None
 
     def micro_batches(self, minibatch: Sequence[Trajectory]) -> list[Batch]:
         """The micro-batches of a minibatch."""
@@ -77,6 +80,7 @@ class Parts:
             entropy_coefficient=active_coefficient(self.stage, self.training),
             correction=correction_of(self.stage),
             balance=balance_of(self.learner, [batch.tokens for batch in batches]),
+            mtp=term_at(self.mtp, self.training.progress.step, self.stage.steps),
         )
 
     def read(self, token_ids: Sequence[int]) -> str:
@@ -90,6 +94,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
     check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
+    mtp = mtp_settings(policy.model, stage.mtp, RlMtpSettings())
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
     reference = make_reference(policy) if stage.kl.beta > 0 else None  # a copy computes as the learner's model does
     training = resume(run, policy, learner, reference, entropy_coefficient=stage.entropy.bonus)
@@ -110,7 +115,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
     source = RolloutSource(stage, run, task, engine, saved)
-    parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training)
+    parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training, mtp)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
         run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)

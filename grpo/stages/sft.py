@@ -11,6 +11,8 @@ from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
+from grpo.mtp_loss import mtp_settings, term_at
+from grpo.mtp_settings import MtpSettings
 from grpo.objective import CrossEntropy
 from grpo.recipe import SftStage
 from grpo.run import StageRun
@@ -28,6 +30,7 @@ def run(stage: SftStage, run: StageRun) -> None:
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
+    mtp = mtp_settings(policy.model, stage.mtp, MtpSettings())
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
     run.display.stage(run.number, run.folder.name, stage.kind, steps)
@@ -39,7 +42,8 @@ def run(stage: SftStage, run: StageRun) -> None:
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
             batches = packed(sequences, stage.tokens_per_micro_batch, learner)
-            objective = CrossEntropy(target_tokens, balance_of(learner, batches))
+            term = term_at(mtp, training.progress.step, steps)
+            objective = CrossEntropy(target_tokens, balance_of(learner, batches), term)
             tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
