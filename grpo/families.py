@@ -89,6 +89,14 @@ FAMILIES: Mapping[str, Family] = {
     "phi3": Family(lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
     # Experts are fused into one tensor a layer, not modules, so LoRA adapts the attention alone.
     "qwen3_moe": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
+    # DeepSeek-V3's router and shared experts around plain attention: what `grpo upcycle` makes of a dense model.
+    "glm4_moe": Family(
+        lora_targets=ATTENTION,
+        not_lora_targets=MLP,
+        experts=True,
+        config_keys={"num_nextn_predict_layers": 0},
+        scratch_defaults={"num_experts_per_tok": 2, "num_nextn_predict_layers": 0},
+    ),
     "mixtral": Family(lora_targets=ATTENTION, not_lora_targets=MLP, experts=True),
     "deepseek_v2": Family(
         lora_targets=LATENT_ATTENTION,

@@ -5,7 +5,20 @@ import json
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-PREFIXES = ("adv.", "loss.", "agg.", "kl.", "entropy.", "filter.", "metric.", "mask.", "eval.", "reward.")
+PREFIXES = (
+    "adv.",
+    "loss.",
+    "agg.",
+    "kl.",
+    "entropy.",
+    "filter.",
+    "metric.",
+    "mask.",
+    "eval.",
+    "reward.",
+    "mla.",
+    "moe.",
+)
 
 
 def named_by(file: Path) -> set[str]:
@@ -16,6 +29,6 @@ def named_by(file: Path) -> set[str]:
 def test_every_vector_has_a_test() -> None:
     vectors = json.loads((TESTS / "golden.json").read_text(encoding="utf-8"))["vectors"]
     named = set().union(*(named_by(file) for file in TESTS.glob("test_*.py") if file.name != Path(__file__).name))
-    assert len(vectors) == 50
+    assert len(vectors) == 53
     assert [name for name in vectors if name not in named] == []
     assert [name for name in vectors if not name.startswith(PREFIXES)] == []

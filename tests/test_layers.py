@@ -20,7 +20,7 @@ FLOORS = [
     {
         "grpo.rollout.*", "grpo.policy", "grpo.checkpoint_names", "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
-        "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
+        "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out", "grpo.convert", "grpo.convert.*",
     },
     {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
     {"grpo.stages", "grpo.stages.*"},
