@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
+from grpo.teacher_settings import TeacherSettings
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
@@ -216,6 +217,7 @@ class SftStage(TrainingSettings):
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
+    teacher: TeacherSettings | None = Field(None, description="a model whose distributions are learned too")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

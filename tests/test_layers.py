@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings", "grpo.recipe",
-        "grpo.recipe_file", "grpo.kernels.*",
+        "grpo.recipe_file", "grpo.teacher_settings", "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -22,7 +22,7 @@ FLOORS = [
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out", "grpo.convert", "grpo.convert.*",
     },
-    {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
+    {"grpo.learner", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training", "grpo.distillation"},
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",

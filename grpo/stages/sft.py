@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
 from grpo.data import check_enough, draw, load_problems
+from grpo.distillation import Distillation, load_teacher
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
@@ -26,6 +28,7 @@ def run(stage: SftStage, run: StageRun) -> None:
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
+    teacher = None if stage.teacher is None else load_teacher(stage.teacher, policy, run)
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
     run.display.stage(run.number, run.folder.name, stage.kind, steps)
@@ -37,12 +40,19 @@ def run(stage: SftStage, run: StageRun) -> None:
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
             batches = packed(sequences, stage.tokens_per_micro_batch, learner)
-            tally = train_step(learner, batches, CrossEntropy(target_tokens), training.progress.step)
+            objective = _objective(stage, teacher, target_tokens)
+            tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
         advance(training, len(drawn), figures, [])
         save_if_due(training, steps)
     finish(training)
+
+
+def _objective(stage: SftStage, teacher: nn.Module | None, target_tokens: int) -> CrossEntropy | Distillation:
+    if teacher is None or stage.teacher is None:
+        return CrossEntropy(target_tokens)
+    return Distillation(target_tokens, teacher, stage.teacher.share)
 
 
 def encode(
