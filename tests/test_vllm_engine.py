@@ -12,6 +12,7 @@ from torch import nn
 
 import grpo.families
 import grpo.rollout.vllm_worker
+from grpo.convert.upcycle import Upcycling, upcycle
 from grpo.engine_settings import RolloutSettings
 from grpo.policy import Policy, load_policy, save_policy
 from grpo.recipe import InitSettings, LoraSettings, ModelSettings, TokenizerSettings
@@ -181,6 +182,17 @@ def test_weights_arrive(policy_of: MakePolicy, architecture: str, config: dict[s
     for version in range(3):
         figures = push(policy.model, version)
         assert figures["check/gap_max"] < 1e-4
+        move(policy.model, version)
+    engine.close()
+
+
+def test_an_upcycled_model_is_sampled_before_and_after_its_experts_learn(policy_of: MakePolicy, tmp_path: Path) -> None:
+    dense = policy_of("llama", LLAMA)
+    upcycle(dense.path, tmp_path / "out", Upcycling(experts=4, top_k=2, granularity=2))
+    policy = load_policy(ModelSettings(path="-"), str(tmp_path / "out"))
+    engine, push = start(policy)
+    for version in range(3):
+        assert push(policy.model, version)["check/gap_max"] < 1e-4
         move(policy.model, version)
     engine.close()
 
