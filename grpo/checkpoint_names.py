@@ -22,15 +22,18 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+    """Several adapters may lie around a module, each for one of its parameters."""
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     state: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
-        owner = next((prefix for prefix in _prefixes(name) if prefix in adapted), None)
-        if owner is None:
+        owners = [prefix for prefix in _prefixes(name) if prefix in adapted]
+        if not owners:
             state[name] = tensor
-        elif name.startswith(f"{owner}.base_layer."):
-            parameter = name.removeprefix(f"{owner}.base_layer.")
-            state[f"{owner}.{parameter}"] = _merged(adapted[owner], tensor) if parameter == "weight" else tensor
+        elif name.startswith(f"{owners[-1]}.base_layer."):
+            parameter = name.removeprefix(f"{owners[-1]}.base_layer.")
+            around = [adapted[owner] for owner in owners]
+            layers = [layer for layer in around if getattr(layer, "parameter_name", "weight") == parameter]
+            state[f"{owners[0]}.{parameter}"] = _merged(layers[0], tensor) if layers else tensor
     return state
 
 

@@ -12,6 +12,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 """Multi-head latent attention has q_proj without a query rank, and q_a_proj and q_b_proj with one."""
 MLP = ("gate_proj", "up_proj", "down_proj")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+"""The routed experts of a layer as transformers holds them: one tensor for all of them."""
 LATENT_KERNEL = (512, 64)
 """kv_lora_rank and qk_rope_head_dim of vLLM's latent-attention kernels."""
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from grpo.families import family_of
+from grpo.families import EXPERTS, family_of
 from grpo.files import atomic_folder
 from grpo.pretrained import load_model, load_tokenizer
 from grpo.recipe import LoraSettings, ModelSettings
@@ -52,7 +52,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
     """Wrap a model, in place, in adapters that start as no change; only they are trained.
 
     Raises:
-        UserError: a target named by the settings is no module of the model.
+        UserError: a target named by the settings is no module of the model, or the model has no experts.
     """
     if settings.targets is not None:
         _check_targets(model, settings.targets)
@@ -63,6 +63,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a scale, used as the number it is
         lora_dropout=settings.dropout,
         target_modules=targets,
+        target_parameters=_expert_tensors(model) if settings.experts else None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -70,6 +71,12 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
     except (ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {reason[:300]}") from None
+
+
+def _expert_tensors(model: nn.Module) -> list[str]:
+    if not any(name.endswith(EXPERTS) for name, _ in model.named_parameters()):
+        raise UserError(f"model.lora.experts: {type(model).__name__} has no routed experts: leave experts out")
+    return list(EXPERTS)
 
 
 def _check_targets(model: nn.Module, targets: list[str]) -> None:

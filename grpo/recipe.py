@@ -49,6 +49,13 @@ class LoraSettings(Settings):
     alpha: Positive = 32.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="in sft stages; elsewhere it is off")
     targets: list[str] | None = Field(None, description="module names; left out, those of the model's family")
+    experts: bool = Field(False, description="adapt every routed expert too")
+
+    @model_validator(mode="after")
+    def _experts_drop_nothing(self) -> Self:
+        if self.experts and self.dropout:
+            raise ValueError("experts needs dropout 0: experts are adapted as whole tensors, which drop no unit")
+        return self
 
 
 class ModelSettings(Settings):
