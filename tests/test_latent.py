@@ -25,6 +25,7 @@ from grpo.convert.latent import (
     mean_turn,
     normalised,
     paired,
+    steady_latent,
     unpaired,
     up_projection,
 )
@@ -48,7 +49,7 @@ def layer_of(key_heads: int) -> Attention:
 def seen_at(*distances: float) -> Moments:
     """Moments of correlated inputs; the attention of each head at distances 0, 1, ..."""
     moments = [rows.mT @ rows / 200 for rows in (random(200, HIDDEN, seed=s) @ random(HIDDEN, HIDDEN) for s in (5, 6))]
-    return Moments(*moments, torch.tensor([distances] * HEADS, dtype=torch.float64))
+    return Moments(*moments, random(HIDDEN, seed=7), torch.tensor([distances] * HEADS, dtype=torch.float64))
 
 
 def logits_before(layer: Attention, query_D: Tensor, key_D: Tensor, distance: int) -> Tensor:
@@ -121,9 +122,9 @@ def test_directions_that_queries_do_not_use_cost_nothing() -> None:
 def test_latents_have_mean_square_one_and_in_full_number_lose_nothing() -> None:
     seen, key_heads = seen_at(1, 1), 1
     full = 2 * key_heads * SIZE - SIZE  # one key head leaves no rest, so values are all
-    latent = factorise(layer_of(key_heads), seen, Sizes(full, SIZE, SIZE), FREQUENCIES_F)
+    latent = factorise(layer_of(key_heads), seen, Sizes(full + 1, SIZE, SIZE), FREQUENCIES_F)
     squared_RR = latent.down_RD @ seen.attended_DD @ latent.down_RD.mT
-    torch.testing.assert_close(squared_RR, torch.eye(full, dtype=torch.float64))
+    torch.testing.assert_close(squared_RR[1:, 1:], torch.eye(full, dtype=torch.float64))
     up_HVR = up_projection(latent, seen.attended_DD @ latent.down_RD.mT, squared_RR)
     values_HCD = latent.value_KCD.expand(HEADS, -1, -1)
     torch.testing.assert_close(up_HVR[:, SIZE:] @ latent.down_RD, values_HCD)
@@ -156,6 +157,15 @@ def test_latents_are_divided_by_their_root_mean_square() -> None:
     """(3, 4) has mean square 12.5."""
     latent = normalised(torch.tensor([[3.0, 4.0]]), torch.eye(2), epsilon=0.0)
     torch.testing.assert_close(latent, torch.tensor([[3.0, 4.0]]) / 12.5**0.5)
+
+
+def test_the_steady_latent_finds_what_is_constant() -> None:
+    """An input whose last number is always 2: the latent is the same for all, of mean square 16 times the others'."""
+    inputs_TD = torch.cat([random(50, HIDDEN - 1), torch.full((50, 1), 2.0, dtype=torch.float64)], 1)
+    moments_DD = inputs_TD.mT @ inputs_TD / 50
+    seen = Moments(moments_DD, moments_DD, inputs_TD.mean(0), torch.ones(HEADS, 1, dtype=torch.float64))
+    steady_T = inputs_TD @ steady_latent(seen, others=9)
+    torch.testing.assert_close(steady_T, torch.full((50,), 12.0, dtype=torch.float64))
 
 
 def test_the_rotary_layout_is_deepseeks() -> None:

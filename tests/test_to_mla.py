@@ -56,9 +56,9 @@ def logprobs(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
 def test_what_a_window_shows_is_kept_when_ranks_suffice(
     source: Save, text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, tied: bool
 ) -> None:
-    """One key head: its keys turn as before, and 8 latents tell the values of the 8 tokens seen, normalised or not."""
+    """One key head: its keys turn as before, and 9 latents tell all 8 tokens' values, whatever their norm."""
     src = source(num_key_value_heads=1, tie_word_embeddings=tied)
-    settings = Latents(rank=8, text=text, rope=8, nope=8, window=WINDOW, calibration_tokens=WINDOW)
+    settings = Latents(rank=9, text=text, rope=8, nope=8, window=WINDOW, calibration_tokens=WINDOW)
     to_mla(str(src), tmp_path / "out", settings)
     ids = read_windows(text, byte_tokenizer, WINDOW)[0]
     torch.testing.assert_close(logprobs(tmp_path / "out", ids), logprobs(src, ids), rtol=0, atol=1e-3)
@@ -138,8 +138,8 @@ def test_what_it_measured_is_said(source: Save, text: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--rank", "0"], "--rank: expected from 1 to 32, the keys and values of a token, got 0"),
-        (["--rank", "33"], "--rank: expected from 1 to 32"),
+        (["--rank", "1"], "--rank: expected from 2 to 33, one more than it replaces, got 1"),
+        (["--rank", "34"], "--rank: expected from 2 to 33"),
         (["--rank", "8", "--rope", "6"], "--rope: expected an even divisor of the head's 8, got 6"),
         (["--rank", "8", "--rope", "1"], "--rope: expected an even divisor"),
         (["--rank", "8", "--nope", "9"], "--nope: expected from 1 to the head's 8, got 9"),

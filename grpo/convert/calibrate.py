@@ -57,6 +57,7 @@ def moments(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[Mo
     longest = max(map(len, windows))
     query = torch.zeros(layers, hidden, hidden, dtype=torch.float64)
     key = torch.zeros_like(query)
+    mean = torch.zeros(layers, hidden, dtype=torch.float64)
     distance = torch.zeros(layers, heads, longest, dtype=torch.float64)
     totals = torch.zeros(layers, 2, dtype=torch.float64)
 
@@ -64,6 +65,7 @@ def moments(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[Mo
         weight_T = attended(attention_HTT)
         query[number] += hidden_TD.mT @ hidden_TD
         key[number] += (hidden_TD * weight_T[:, None]).mT @ hidden_TD
+        mean[number] += weight_T @ hidden_TD
         totals[number] += torch.stack([torch.tensor(float(len(hidden_TD))).double(), weight_T.sum()])
         places_T = torch.arange(len(hidden_TD))
         apart_TT = (places_T[:, None] - places_T).clamp(min=0)
@@ -71,7 +73,10 @@ def moments(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[Mo
         distance[number].scatter_add_(1, apart_TT.flatten().expand(heads, -1), moved_HTT.flatten(1))
 
     watch(model, windows, seen)
-    return [Moments(query[i] / totals[i, 0], key[i] / totals[i, 1], distance[i]) for i in range(layers)]
+    return [
+        Moments(query[i] / totals[i, 0], key[i] / totals[i, 1], mean[i] / totals[i, 1], distance[i])
+        for i in range(layers)
+    ]
 
 
 def latent_moments(

@@ -8,6 +8,10 @@ What is left of a key no longer turns: of a turn by the distance of query and ke
 seen is kept. The rest of all keys and all values goes through one latent by a joint singular value decomposition, in
 which errors weigh as much as they move a head's output (activation-aware SVD).
 
+DeepSeek's norm divides a token's latents by their root mean square, and with that would take its size away, which keys
+and values need. So one latent is spent on being as constant as a linear function of the input can be, and is larger
+than all others together: what the norm divides by is then about the same for all tokens.
+
 Axes: D hidden units, H query heads, K key heads, C numbers of a head, F = C / 2 frequencies, G rotary frequencies kept,
 M = F / G frequencies folded into one, N numbers of a head without rotation, R rank, L distances.
 """
@@ -19,6 +23,9 @@ from torch import Tensor
 
 SMALLEST = 1e-6
 """Eigenvalues below this share of the largest are rounding."""
+
+STEADY = 16
+"""The mean square of the steady latent over that of all others together."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,13 @@ class Attention:
 class Moments:
     """What a layer was seen doing.
 
-    Second moments of its input, for queries and weighed by the attention that it gets, and how much attention each
-    head pays at each distance.
+    Second moments of its input, for queries and weighed by the attention that it gets, its mean so weighed, and how
+    much attention each head pays at each distance.
     """
 
     query_DD: Tensor
     attended_DD: Tensor
+    mean_D: Tensor
     distance_HL: Tensor
 
 
@@ -167,13 +175,20 @@ def _without_idle(still_HCD: Tensor, rest_KCD: Tensor, seen: Moments, kept: int)
 
 
 def latents(layer: Attention, still_HCD: Tensor, rest_KCD: Tensor, seen: Moments, rank: int) -> Tensor:
-    """What makes the latents (R, D) of the input: each has mean square 1, and the first ones tell most."""
+    """What makes the latents (R, D) of the input: the steady one, then those that tell most, each of mean square 1."""
     rest_weight_KCC, value_weight_KCC = _importance(layer, still_HCD, seen)
     weighed = (rest_weight_KCC, rest_KCD), (value_weight_KCC, layer.value_KCD)
     targets_TD = torch.cat([(_roots(weight_KCC)[0] @ rows_KCD).flatten(0, 1) for weight_KCC, rows_KCD in weighed])
     values_T, vectors_TT = torch.linalg.eigh(targets_TD @ seen.attended_DD @ targets_TD.mT)
-    strongest_R = values_T[-rank:].clamp(min=SMALLEST**2 * values_T[-1].item())
-    return vectors_TT[:, -rank:].mT @ targets_TD / strongest_R.sqrt()[:, None]
+    strongest_R = values_T[1 - rank :].clamp(min=SMALLEST**2 * values_T[-1].item())
+    telling_RD = vectors_TT[:, 1 - rank :].mT @ targets_TD / strongest_R.sqrt()[:, None]
+    return torch.cat([steady_latent(seen, rank - 1)[None], telling_RD])
+
+
+def steady_latent(seen: Moments, others: int) -> Tensor:
+    """What makes (D,) of the input a number as constant as can be: least squares, weighed by attention."""
+    ridge = SMALLEST**2 * seen.attended_DD.diagonal().mean() * torch.eye(len(seen.mean_D), dtype=torch.float64)
+    return torch.linalg.solve(seen.attended_DD + ridge, seen.mean_D) * (STEADY * others) ** 0.5
 
 
 def _importance(layer: Attention, still_HCD: Tensor, seen: Moments) -> tuple[Tensor, Tensor]:

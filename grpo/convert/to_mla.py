@@ -136,11 +136,17 @@ def check_source(src: str, config: PreTrainedConfig) -> None:
 
 def check_sizes(settings: Latents, config: PreTrainedConfig) -> Sizes:
     """The sizes with their defaults. Raises UserError for the first number that does not fit."""
-    head, cached = head_size(config), 2 * config.num_key_value_heads * head_size(config)
+    head = head_size(config)
+    most = 2 * config.num_key_value_heads * head + 1
     rope = head // 2 if settings.rope is None else settings.rope
     nope = (head if rope < head else head // 2) if settings.nope is None else settings.nope
     for option, fits, expected, got in (
-        ("rank", 1 <= settings.rank <= cached, f"from 1 to {cached}, the keys and values of a token", settings.rank),
+        (
+            "rank",
+            2 <= settings.rank <= most,
+            f"from 2 to {most}, one more than a token's keys and values",
+            settings.rank,
+        ),
         ("rope", rope >= 2 and rope % 2 == 0 and head % rope == 0, f"an even divisor of the head's {head}", rope),
         ("nope", 1 <= nope <= head, f"from 1 to the head's {head}", nope),
         ("window", settings.window >= 2, "at least 2 tokens", settings.window),
