@@ -14,6 +14,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     eager_attention_forward,
 )
 
+from grpo.convert.calibrate import by_distance
 from grpo.convert.latent import (
     Attention,
     Latent,
@@ -151,6 +152,11 @@ def test_the_mean_turn() -> None:
     turns = mean_turn(torch.tensor([[0.0, 0, 3], [1, 0, 1]]).double(), torch.tensor([0.5, torch.pi / 2]).double())
     torch.testing.assert_close(turns[0, 0], torch.exp(torch.tensor(1j).to(torch.complex128)))
     assert turns[1, 1].abs() < 1e-6
+
+
+def test_sums_by_distance() -> None:
+    attention_HTT = torch.tensor([[[5.0, 0, 0], [7, 9, 0], [1, 2, 3]]])
+    assert by_distance(attention_HTT).tolist() == [[17.0, 9.0, 1.0]]
 
 
 def test_latents_are_divided_by_their_root_mean_square() -> None:

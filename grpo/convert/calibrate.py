@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from grpo.convert.latent import Moments, normalised
 
 Seen = Callable[[int, Tensor, Tensor], None]
-"""Is told a layer's number, its input (T, D) and its attention (H, T, T), in float64."""
+"""Is told a layer's number, its input (T, D) in float64, and its attention (H, T, T)."""
 
 
 def attention_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -30,7 +30,7 @@ def watch(model: PreTrainedModel, windows: Sequence[Sequence[int]], seen: Seen) 
 
     def hook(number: int) -> Callable[..., None]:
         def told(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            seen(number, kwargs["hidden_states"][0].double().cpu(), output[1][0].double().cpu())
+            seen(number, kwargs["hidden_states"][0].double().cpu(), output[1][0].cpu())
 
         return told
 
@@ -48,7 +48,15 @@ def watch(model: PreTrainedModel, windows: Sequence[Sequence[int]], seen: Seen) 
 
 def attended(attention_HTT: Tensor) -> Tensor:
     """How much attention each token gets (T,), from all heads and later tokens."""
-    return attention_HTT.sum((0, 1))
+    return attention_HTT.sum((0, 1), dtype=torch.float64)
+
+
+def by_distance(values_HTT: Tensor) -> Tensor:
+    """Sums (H, T) of what lies at each distance of query (first T) and key: [[5, 0], [7, 9]] gives 14 at 0, 7 at 1."""
+    tokens = values_HTT.shape[1]
+    reversed_HTU = nn.functional.pad(values_HTT.flip(2), (0, tokens))
+    slanted_HTU = reversed_HTU.flatten(1)[:, :-tokens].unflatten(1, (tokens, -1))  # each row starts one column later
+    return slanted_HTU[..., tokens - 1 :].sum(1, dtype=torch.float64)
 
 
 def moments(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[Moments]:
@@ -67,10 +75,7 @@ def moments(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[Mo
         key[number] += (hidden_TD * weight_T[:, None]).mT @ hidden_TD
         mean[number] += weight_T @ hidden_TD
         totals[number] += torch.stack([torch.tensor(float(len(hidden_TD))).double(), weight_T.sum()])
-        places_T = torch.arange(len(hidden_TD))
-        apart_TT = (places_T[:, None] - places_T).clamp(min=0)
-        moved_HTT = attention_HTT * (1 - attention_HTT)
-        distance[number].scatter_add_(1, apart_TT.flatten().expand(heads, -1), moved_HTT.flatten(1))
+        distance[number, :, : len(hidden_TD)] += by_distance(attention_HTT * (1 - attention_HTT))
 
     watch(model, windows, seen)
     return [

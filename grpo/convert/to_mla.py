@@ -144,7 +144,7 @@ def check_sizes(settings: Latents, config: PreTrainedConfig) -> Sizes:
         (
             "rank",
             2 <= settings.rank <= most,
-            f"from 2 to {most}, one more than a token's keys and values",
+            f"from 2 to {most}, one more than it replaces",
             settings.rank,
         ),
         ("rope", rope >= 2 and rope % 2 == 0 and head % rope == 0, f"an even divisor of the head's {head}", rope),
