@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 
-from grpo.pretrained import load_tokenizer, special_tokens_alone
+from grpo.pretrained import LOADING_FAILED, load_tokenizer, special_tokens_alone
 from grpo.types import UserError
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -18,10 +18,14 @@ SHARD_BYTES = 2 << 30
 
 
 def local_folder(src: str) -> Path:
-    """The folder of a model, fetched first when `src` is the name of a hub model."""
+    """The folder of a model, fetched first when `src` is the name of a hub model. Raises UserError when it can't be."""
     if Path(src).is_dir():
         return Path(src)
-    return Path(snapshot_download(src, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    try:
+        return Path(snapshot_download(src, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except LOADING_FAILED as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(f"{src}: can't be fetched: {reason}: check the network, or give a folder") from None
 
 
 def check_new(out: Path) -> None:
