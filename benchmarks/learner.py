@@ -70,6 +70,7 @@ def _prompts(tokenizer: Any, length: int) -> Iterator[list[int]]:
     )
     for number in range(GROUPS):
         words = tokenizer(" ".join(questions[number::GROUPS]), add_special_tokens=False).input_ids
+        words *= -(-length // len(words))
         yield [*before, *words[: length - len(before) - len(after)], *after]
 
 

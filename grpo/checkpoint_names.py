@@ -32,6 +32,7 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+    """Several adapters may lie around a module, each for one of its parameters."""
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     state: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():

@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from grpo import __version__
 from grpo.allocator import keep_freed_memory
+from grpo.convert.commands import add_commands
 from grpo.types import TrainingFailure, UserError
 
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     importer.add_argument("file", type=Path, help="the GGUF file")
     importer.add_argument("out", type=Path, help="the folder to make")
     importer.set_defaults(run=_import_gguf)
+    add_commands(commands)
     server = commands.add_parser("serve", help="start a vLLM server that rollouts can use")
     server.add_argument("model", help="a model folder or the name of a hub model")
     server.add_argument("--host", default="127.0.0.1", help="the address to listen on; this machine alone by default")

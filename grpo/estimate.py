@@ -55,7 +55,8 @@ def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: 
         return [*_grpo_words(stage), engine, learner]
     if isinstance(stage, SftStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
-        return [f"{stage.examples_per_step} examples a step, one update a step, {length}", _memory(stage, size, model)]
+        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
+        return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
     greedy = "one greedy completion"
     sampled = f" and {stage.samples} samples" if stage.samples else ""
     tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
@@ -88,7 +89,15 @@ def _grpo_words(stage: GrpoStage) -> list[str]:
     ]
 
 
-def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, reference: bool = False) -> str:
+def _teacher_bytes(stage: SftStage) -> int:
+    if stage.teacher is None:
+        return 0
+    return _model_size(ModelSettings(path=stage.teacher.path)).parameters * BYTES[stage.teacher.dtype]
+
+
+def _memory(
+    stage: TrainingSettings, size: ModelSize, model: ModelSettings, reference: bool = False, teacher: int = 0
+) -> str:
     """Peak memory of the learner, part by part. LoRA needs no second copy for its reference."""
     tokens = stage.tokens_per_micro_batch
     weight = BYTES[model.dtype]
@@ -99,6 +108,7 @@ def _memory(stage: TrainingSettings, size: ModelSize, model: ModelSettings, refe
         "gradients": size.trainable * weight,
         "AdamW": size.trainable * moments,
         "reference": size.parameters * weight if reference and model.lora is None else 0,
+        "teacher": teacher,
         "activations": tokens * size.hidden * kept * BYTES[stage.sampling_precision],
         "logits": min(max(TILE, tokens * NARROWEST), tokens * size.vocabulary) * 4 * LOGIT_COPIES,
     }

@@ -138,6 +138,15 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_moe": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=qwen_router),
     "qwen3_moe": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=qwen_router),
     "mixtral": Family(ATTENTION, EXPERTS, not_lora_targets=MLP, router=mixtral_router),
+    # DeepSeek-V3's router and shared experts around plain attention: what `grpo upcycle` makes of a dense model.
+    "glm4_moe": Family(
+        ATTENTION,
+        EXPERTS,
+        not_lora_targets=MLP,
+        router=deepseek_v3_router,
+        config_keys={"num_nextn_predict_layers": 0},
+        scratch_defaults={"num_experts_per_tok": 2, "num_nextn_predict_layers": 0},
+    ),
     "deepseek_v2": Family(
         LATENT_ATTENTION,
         EXPERTS,

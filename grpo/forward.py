@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.batch import pack, token_indices
 from grpo.fused import fuse
+from grpo.kernels.head_divergence import States
 from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
@@ -52,6 +53,16 @@ def hidden_scores(model: nn.Module, hidden_ND: Tensor, target_ids_N: Tensor, tem
 def target_logprobs(model: nn.Module, tokens: PackedTokens, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (N,) of the target tokens at a sampling temperature, in float32."""
     return target_scores(model, tokens, temperature).logprobs_N
+
+
+def next_token_states(model: nn.Module, tokens: PackedTokens) -> States:
+    """Hidden states where the targets are predicted, with the model's head, for losses over the whole vocabulary."""
+    base = _base(model)
+    if getattr(base, OWN_LOGITS, False):
+        return States(_own_logits(base, tokens), nn.Identity(), LogitRules())
+    hidden_TD, index_N = final_hidden(base, tokens)
+    head = cast(Any, base.get_output_embeddings())
+    return States(hidden_TD.index_select(0, index_N), head, logit_rules(base, 1.0))
 
 
 def packs(model: nn.Module) -> bool:

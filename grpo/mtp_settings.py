@@ -36,6 +36,10 @@ class RlMtpSettings(MtpSettings):
     trunk: Literal["train", "detach"] = "detach"
 
 
+UNMOVED = MtpSettings(weight=0, later_weight=0)
+"""The layer stays as it is."""
+
+
 class SpeculativeSettings(Settings):
     """Drafts of the policy's own layer of multi-token prediction, each verified by the policy."""
 

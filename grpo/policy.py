@@ -65,7 +65,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
     """Wrap a model, in place, in adapters that start as no change; only they and a predictor are trained.
 
     Raises:
-        UserError: a target named by the settings is no module of the model.
+        UserError: a target named by the settings is no module of the model, or the model has no experts.
     """
     if settings.targets is not None:
         _check_targets(model, settings.targets)

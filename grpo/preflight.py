@@ -34,6 +34,7 @@ def check_ahead(recipe: Recipe) -> None:
     models = ["base"]
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
+        _check_teacher(stage)
         if not isinstance(stage, SftStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
         if isinstance(stage, EvaluateStage):
@@ -78,6 +79,12 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
             f"{', '.join(columns)}; set completion_column"
         )
+
+
+def _check_teacher(stage: SftStage | GrpoStage | EvaluateStage) -> None:
+    """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
+    if isinstance(stage, SftStage) and stage.teacher is not None:
+        load_config(stage.teacher.path)
 
 
 def _check_engine(settings: EngineSettings) -> None:

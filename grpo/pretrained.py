@@ -134,13 +134,18 @@ def _check_vocabulary(path: str, model: PreTrainedModel, tokenizer: PreTrainedTo
 
 
 def plain_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The special token ids alone of what a model was published with."""
+    return special_tokens_alone(model.generation_config, tokenizer)
+
+
+def special_tokens_alone(published: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """The special token ids alone.
 
     What else a published generation config holds (top_k, a repetition penalty) would silently change what an engine
     samples, and some published ones cannot be saved.
     """
-    published = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = [tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])]
+    end = None if published is None else published.eos_token_id
+    ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])]
     known = list(dict.fromkeys(end for end in ends if end is not None))
     ids = model_token_ids(tokenizer)
     return GenerationConfig(**(ids | {"eos_token_id": known if len(known) > 1 else known[0]}))

@@ -12,6 +12,7 @@ from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
+from grpo.teacher_settings import TeacherSettings
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
@@ -232,10 +233,19 @@ class SftStage(TrainingSettings):
     steps: Count | None = None
     epochs: Count | None = None
     mtp: MtpSettings | None = Field(None, description="left out: as DeepSeek-V3, where the model has such a layer")
+    teacher: TeacherSettings | None = Field(None, description="a model whose distributions are learned too")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         one_of(self, "steps", "epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_does_not_predict_further(self) -> Self:
+        if self.teacher is not None and self.mtp is not None:
+            raise ValueError(
+                "mtp and teacher do not go together: a teacher teaches the next token alone; leave mtp out"
+            )
         return self
 
 

@@ -68,6 +68,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 16,
     },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "glm4_moe": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "use_qk_norm": True,
+        "attention_bias": True,
+    },
     "deepseek_v2": {
         "num_key_value_heads": 4,
         "q_lora_rank": None,

@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
-        "grpo.expert_settings", "grpo.mtp_settings", "grpo.recipe", "grpo.recipe_file", "grpo.kernels.*",
+        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
+        "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -23,8 +24,12 @@ FLOORS = [
         "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
+        "grpo.convert", "grpo.convert.*",
     },
-    {"grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training"},
+    {
+        "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
+        "grpo.distillation",
+    },
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",

@@ -177,7 +177,7 @@ def gradient(model: Any, loss: Tensor) -> Tensor:
 
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"]
-FAMILIES += ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"]
+FAMILIES += ["mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2", "deepseek_v3"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,6 +2,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from grpo.checkpoint_names import checkpoint_tensors
+from grpo.families import LATENT_ATTENTION
 from grpo.policy import (
     Policy,
     load_policy,
@@ -227,6 +230,27 @@ def test_adapters_are_saved_merged_and_stay_unmerged(folders: dict[str, Path], n
     torch.testing.assert_close(logits(saved.model), before, atol=1e-4, rtol=1e-4)
     assert (before - base).abs().max() > 0.01
     assert not any("lora" in key for key in load_file(tmp_path / "saved" / "model.safetensors"))
+
+
+def test_experts_are_adapted_unless_targets_leave_them_out(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Their tensors lie in two adapters, one inside the other; what is pushed and saved holds both."""
+    path = str(folders["deepseek_v3"])
+    attention = load_policy(settings(LoraSettings(rank=2, targets=list(LATENT_ATTENTION))), path)
+    policy = load_policy(settings(LoraSettings(rank=2)), path)
+    layer: Any = load_policy(settings(), path).model.get_submodule("model.layers.1.mlp.experts")
+    tensors = (layer.gate_up_proj, layer.down_proj)
+    added = sum(2 * len(tensor) * (tensor.shape[1] + tensor.shape[2]) for tensor in tensors)
+    assert parameter_count(policy) == parameter_count(attention) + added  # the first layer of two is dense
+    disturb(policy)
+    before = logits(policy.model)
+    pushed = checkpoint_tensors(policy.model)
+    save_policy(policy, tmp_path / "saved")
+    saved = load_policy(settings(), str(tmp_path / "saved"))
+    torch.testing.assert_close(logits(saved.model), before, atol=1e-4, rtol=1e-4)
+    written = load_file(tmp_path / "saved" / "model.safetensors")
+    assert pushed.keys() == written.keys()
+    for name, tensor in pushed.items():
+        torch.testing.assert_close(tensor, written[name], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_without_adapters_is_its_own_merged_model(folders: dict[str, Path]) -> None:

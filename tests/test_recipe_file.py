@@ -34,6 +34,11 @@ def sentence(folder: Path, *overrides: str, text: str = BASE) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda f: f.stem)
+def test_recipes_that_come_along_load(file: Path) -> None:
+    assert load_recipe(file).name == file.stem
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 MISTAKES = {

@@ -12,6 +12,7 @@ from torch import nn
 
 import grpo.families
 import grpo.rollout.vllm_worker
+from grpo.convert.upcycle import Upcycling, upcycle
 from grpo.engine_settings import RolloutSettings
 from grpo.experts.observe import bias_buffers
 from grpo.policy import Policy, load_policy, save_policy
@@ -188,6 +189,17 @@ def test_weights_arrive(policy_of: MakePolicy, architecture: str, config: dict[s
         ours = bias_buffers(policy.model)
         assert len(theirs) == len(ours) == (architecture == "deepseek_v3")
         assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))
+        move(policy.model, version)
+    engine.close()
+
+
+def test_an_upcycled_model_is_sampled_before_and_after_its_experts_learn(policy_of: MakePolicy, tmp_path: Path) -> None:
+    dense = policy_of("llama", LLAMA)
+    upcycle(dense.path, tmp_path / "out", Upcycling(experts=4, top_k=2, granularity=2))
+    policy = load_policy(ModelSettings(path="-"), str(tmp_path / "out"))
+    engine, push = start(policy)
+    for version in range(3):
+        assert push(policy.model, version)["check/gap_max"] < 1e-4
         move(policy.model, version)
     engine.close()
 

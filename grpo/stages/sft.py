@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
 from grpo.data import check_enough, draw, load_problems
+from grpo.distillation import Distillation, load_teacher
 from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
-from grpo.mtp_loss import mtp_settings, term_at
-from grpo.mtp_settings import MtpSettings
+from grpo.mtp_loss import MtpTerm, mtp_settings, term_at
+from grpo.mtp_settings import UNMOVED, MtpSettings
 from grpo.objective import CrossEntropy
 from grpo.recipe import SftStage
 from grpo.run import StageRun
@@ -30,7 +32,8 @@ def run(stage: SftStage, run: StageRun) -> None:
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
-    mtp = mtp_settings(policy.model, stage.mtp, MtpSettings())
+    teacher = None if stage.teacher is None else load_teacher(stage.teacher, policy, run)
+    mtp = mtp_settings(policy.model, stage.mtp, MtpSettings() if teacher is None else UNMOVED)
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
     run.display.stage(run.number, run.folder.name, stage.kind, steps)
@@ -42,14 +45,29 @@ def run(stage: SftStage, run: StageRun) -> None:
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
             batches = packed(sequences, stage.tokens_per_micro_batch, learner)
-            term = term_at(mtp, training.progress.step, steps)
-            objective = CrossEntropy(target_tokens, balance_of(learner, batches), term)
+            objective = _objective(
+                stage, learner, batches, target_tokens, teacher, term_at(mtp, training.progress.step, steps)
+            )
             tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
         advance(training, len(drawn), figures, [], step_load([tally]))
         save_if_due(training, steps)
     finish(training)
+
+
+def _objective(
+    stage: SftStage,
+    learner: Learner,
+    batches: Sequence[PackedTokens],
+    target_tokens: int,
+    teacher: nn.Module | None,
+    mtp: MtpTerm | None,
+) -> CrossEntropy | Distillation:
+    balance = balance_of(learner, batches)
+    if teacher is None or stage.teacher is None:
+        return CrossEntropy(target_tokens, balance, mtp)
+    return Distillation(target_tokens, teacher, stage.teacher.share, balance)
 
 
 def encode(

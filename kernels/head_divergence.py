@@ -1,0 +1,51 @@
+"""Two models' predictions of the same tokens, compared over the whole vocabulary, some tokens at a time.
+
+The backward pass computes each part once more, so that logits exist for one part alone.
+
+Axes: N tokens, D hidden units (each model has its own), V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from grpo.kernels.head_logprobs import TILE, LogitRules
+
+
+class States(NamedTuple):
+    """Hidden states (N, D) where tokens are predicted, and what makes logits of them."""
+
+    hidden_ND: Tensor
+    head: Callable[[Tensor], Tensor]
+    rules: LogitRules
+
+    def logprobs(self, first: int, last: int) -> Tensor:
+        """Log-probabilities (n, V) of some of the tokens."""
+        return self.rules(self.head(self.hidden_ND[first:last])).log_softmax(-1)
+
+
+def divergence_scores(student: States, teacher: States, target_ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets' log-probabilities under the student, and KL(teacher, student) in nats, (N,) each.
+
+    The gradient is the student's alone.
+    """
+
+    def scores(first: int, last: int) -> tuple[Tensor, Tensor]:
+        student_NV = student.logprobs(first, last)
+        with torch.no_grad():
+            teacher_NV = teacher.logprobs(first, last)
+        kl_N = (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
+        return student_NV.gather(1, target_ids_N[first:last, None]).squeeze(1), kl_N
+
+    with torch.no_grad():
+        vocabulary = student.head(student.hidden_ND[:1]).shape[-1]
+    size = max(1, 8 * TILE // vocabulary)
+    parts = [
+        checkpoint(scores, first, min(first + size, len(target_ids_N)), use_reentrant=False)
+        for first in range(0, len(target_ids_N), size)
+    ]
+    logprobs_N, kl_N = map(torch.cat, zip(*parts, strict=True))
+    return logprobs_N, kl_N
