@@ -89,8 +89,8 @@ def check_tells_routes(settings: EngineSettings, config: Any = None) -> None:
     """Raise UserError where the engine cannot say which experts it chose."""
     if settings.speculative is not None:
         raise UserError(
-            "experts.routing_replay: sampler: the engine does not tell which experts it chose with rollout.speculative: "
-            "say policy, or leave speculative out"
+            "experts.routing_replay: sampler: with rollout.speculative the engine does not tell which experts it "
+            "chose: say policy, or leave speculative out"
         )
     engine = chosen_engine(settings, config)
     if engine == "vllm-server" or (engine == "vllm" and on_cpu()):
