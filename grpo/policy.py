@@ -96,8 +96,11 @@ def _adapted_experts(model: nn.Module, settings: LoraSettings) -> list[str] | No
     """The fused expert tensors that are adapted: wherever there are some, unless the settings name other targets."""
     if settings.targets is not None and ALL_EXPERTS not in settings.targets:
         return None
-    present = [name for name, _ in model.named_parameters()]
-    found = [name for name in family_of(model.config).lora_experts if any(p.endswith(f".{name}") for p in present)]
+    ends = tuple(f".{name}" for name in family_of(model.config).lora_experts)
+    behind = predictor_prefix(model) if predictor_of(model) is not None else None
+    found = [
+        name for name, _ in model.named_parameters() if name.endswith(ends) and not (behind and name.startswith(behind))
+    ]
     if found and settings.dropout:
         raise UserError(
             f"model.lora.dropout: {type(model).__name__} has experts, whose adapters know no dropout, got "

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grpo.checkpoint_names import checkpoint_tensors
-from grpo.families import LATENT_ATTENTION
 from grpo.policy import (
     Policy,
     load_policy,
@@ -235,7 +234,9 @@ def test_adapters_are_saved_merged_and_stay_unmerged(folders: dict[str, Path], n
 def test_experts_are_adapted_unless_targets_leave_them_out(folders: dict[str, Path], tmp_path: Path) -> None:
     """Their tensors lie in two adapters, one inside the other; what is pushed and saved holds both."""
     path = str(folders["deepseek_v3"])
-    attention = load_policy(settings(LoraSettings(rank=2, targets=list(LATENT_ATTENTION))), path)
+    attention = load_policy(
+        settings(LoraSettings(rank=2, targets=["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"])), path
+    )
     policy = load_policy(settings(LoraSettings(rank=2)), path)
     layer: Any = load_policy(settings(), path).model.get_submodule("model.layers.1.mlp.experts")
     tensors = (layer.gate_up_proj, layer.down_proj)

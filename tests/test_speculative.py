@@ -215,7 +215,7 @@ def test_figures_of_drafts() -> None:
     for p, expected in zip(vector["inputs"]["p"], vector["expected"]["tokens_per_step"], strict=True):
         right = round(100 * p)
         drafts = Drafts(passes=100, drafted=100, accepted=right)
-        completion = Completion("", (1,) * (101 + right), (0.0,) * (101 + right), "length", 0, drafts)
+        completion = Completion("", (1,) * (101 + right), (0.0,) * (101 + right), "length", 0, drafts=drafts)
         figures = rollout_figures([Group(PROBLEM, (1,), (completion,))], 1.0)
         assert figures["speculative/acceptance"] == p
         assert figures["speculative/tokens_per_pass"] == pytest.approx(expected)
@@ -268,7 +268,7 @@ def test_drafts_are_those_of_a_predictor_without_a_cache(model_of, engine_of, fa
             kept = drafts[written - 1] == completion.token_ids[written]
             passes, right, written = passes + 1, right + kept, written + 1 + kept
         assert completion.drafts == (passes, passes, right)
-    assert 0.1 < sum(c.drafts.accepted for [c] in groups) / sum(c.drafts.drafted for [c] in groups) < 0.9
+    assert 0.02 < sum(c.drafts.accepted for [c] in groups) / sum(c.drafts.drafted for [c] in groups) < 0.9
 
 
 @pytest.mark.parametrize("model", ["keep", "drop"])
