@@ -20,7 +20,7 @@ from grpo.files import atomic_folder
 from grpo.types import UserError
 
 LOWER_IS_BETTER = {"loss", "perplexity", "kl", "norm", "truncated", "clipped", "mismatch", "zero", "time", "memory"}
-LOWER_IS_BETTER |= {"violation", "dead", "rerouted"}
+LOWER_IS_BETTER |= {"violation", "dead", "rerouted", "cross", "fallbacks"}
 """Words in the names of figures whose best value is the lowest one."""
 
 

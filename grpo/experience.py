@@ -125,13 +125,18 @@ def _trajectories(
         stage.rollout.max_new_tokens,
         count_masked=False,
     )
-    everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage)
+    everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage) or _balances(stage)
     rows = zip(trajectories, reasons, advantages_PG.flatten().tolist(), weights_B.tolist(), strict=True)
     return [
         replace(trajectory, advantage=advantage, weight=weight)
         for trajectory, reason, advantage, weight in rows
         if reason is None and (everything_counts or advantage != 0)
     ]
+
+
+def _balances(stage: GrpoStage) -> bool:
+    """Whether a loss of routers counts every token."""
+    return stage.experts.sequence_balance_loss > 0 or stage.experts.auxiliary_loss > 0
 
 
 def has_entropy_bonus(stage: GrpoStage) -> bool:

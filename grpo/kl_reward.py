@@ -34,7 +34,7 @@ def sequence_kl(scored: Sequence[ScoredGroup], stage: GrpoStage, learner: Learne
     mine: list[tuple[int, float]] = []
     for indices in groups[accelerator.process_index :: processes]:
         batch = make_batch([trajectories[i] for i in indices], accelerator.device)
-        with learner.autocast(), reference.model() as ref:
+        with learner.autocast(fp8=False), reference.model() as ref:
             ref_logprobs_N = target_logprobs(ref, batch.tokens, stage.rollout.temperature)
         sampler_N = batch.sampler_logprobs_N
         kl_N = kl_penalty(sampler_N, sampler_N, ref_logprobs_N, stage.kl.estimator)

@@ -59,10 +59,10 @@ class Learner:
         self.bad_steps_in_a_row = 0
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The precision of forward passes."""
+    def autocast(self, fp8: bool = True) -> Iterator[None]:
+        """The precision of forward passes; without FP8, that of sampling."""
         device, rounds = self.accelerator.device.type, self.settings.precision != "fp32"
-        with torch.autocast(device, torch.bfloat16, enabled=rounds), self.fp8.on():
+        with torch.autocast(device, torch.bfloat16, enabled=rounds), self.fp8.on() if fp8 else nullcontext():
             yield
 
     def activations(self) -> AbstractContextManager[object]:

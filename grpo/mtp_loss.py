@@ -41,16 +41,16 @@ def mtp_settings(model: nn.Module, given: MtpSettings | None, default: MtpSettin
         if given is not None:
             raise UserError("mtp: the policy has no layer of multi-token prediction to train: set model.mtp: add")
         return None
-    if not packs(model) or getattr(plain_model(model), OWN_LOGITS, False):
-        raise UserError(
-            f"model.mtp: {type(plain_model(model)).__name__} cannot be given packed sequences or has no plain head, "
-            "which training a layer of multi-token prediction needs: set model.mtp: drop"
-        )
     settings = given or default
     if not settings.trains:
         for parameter in own_parameters(model):
             parameter.requires_grad_(False)
         return None
+    if not packs(model) or getattr(plain_model(model), OWN_LOGITS, False):
+        raise UserError(
+            f"model.mtp: {type(plain_model(model)).__name__} cannot be given packed sequences or has no plain head, "
+            "which training a layer of multi-token prediction needs: set model.mtp: drop"
+        )
     return settings
 
 

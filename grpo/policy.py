@@ -266,10 +266,12 @@ class AdapterReference:
         try:
             for name, adapter in adapters.items():
                 adapter.data = self._snapshot[name]
+            torch.clear_autocast_cache()  # it knows weights by their tensors, which stay the same
             yield
         finally:
             for name, adapter in adapters.items():
                 adapter.data = current[name]
+            torch.clear_autocast_cache()
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -82,14 +82,20 @@ def module_scores(
         entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
         return chosen_N, entropy_N, logprobs_NV.detach().amax(-1).exp()
 
-    with torch.no_grad():
-        vocabulary = head(hidden_ND[:1]).shape[-1]
-    size = max(1, 8 * TILE // vocabulary)
+    size = max(1, 8 * TILE // vocabulary_of(head, hidden_ND))
     parts = [
         checkpoint(scores, some_ND, some_ids_N, use_reentrant=False)
         for some_ND, some_ids_N in zip(hidden_ND.split(size), target_ids_N.split(size), strict=True)
     ]
     return TokenScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def vocabulary_of(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> int:
+    """How many logits a head gives. Autocast must not keep this call's weights, which have no gradient."""
+    size = head(hidden_ND[:1]).shape[-1]
+    torch.clear_autocast_cache()
+    return size
 
 
 class _HeadScores(torch.autograd.Function):

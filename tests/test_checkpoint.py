@@ -169,7 +169,9 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
 
 
 def test_which_way_is_better():
-    assert [lower_is_better(name) for name in ("loss", "kl", "eval/loss", "grad_norm")] == [True] * 4
+    assert [lower_is_better(name) for name in ("loss", "kl", "eval/loss", "grad_norm", "distill/cross_entropy")] == [
+        True
+    ] * 5
     assert [lower_is_better(name) for name in ("reward/mean", "reward/kl", "eval/accuracy")] == [False] * 3
 
 

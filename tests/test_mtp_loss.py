@@ -105,7 +105,7 @@ def test_the_loss_of_given_probabilities(model_of) -> None:
     tokens = pack([TokenSequence(tuple(ids[:1]), tuple(ids[1:]))], CPU)
     weight = vector["options"]["lambda"]
     without, _ = CrossEntropy(4)(model, tokens)
-    loss, tally = CrossEntropy(4, MtpTerm(weight, detached=False))(model, tokens)
+    loss, tally = CrossEntropy(4, mtp=MtpTerm(weight, detached=False))(model, tokens)
     assert (loss + tally.figures()["loss"]).item() == pytest.approx(without.item())  # the figure is the trunk's
     assert (loss - without).item() == pytest.approx(vector["expected"]["L_MTP_paper"], abs=1e-5)
     assert (loss - without).item() / weight == pytest.approx(vector["expected"]["L1_div_T"], abs=1e-5)

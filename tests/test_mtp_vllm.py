@@ -60,7 +60,7 @@ def taught() -> Policy:
     stage = SftStage.model_validate({"kind": "sft", "steps": 30, "lr": 1e-2, "problems": problems})
     learner = Learner(policy.model, stage, 30, Accelerator(cpu=True))
     texts = [TokenSequence(prompt, tuple((ORDER * 3)[2 * i + 8 : 2 * i + 32])) for i, prompt in enumerate(PROMPTS)]
-    objective = CrossEntropy(24 * len(texts), MtpTerm(0.3, detached=False))
+    objective = CrossEntropy(24 * len(texts), mtp=MtpTerm(0.3, detached=False))
     for step in range(30):
         train_step(learner, [pack(texts, torch.device("cpu"))], objective, step)
     policy.model.eval()

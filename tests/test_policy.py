@@ -254,6 +254,22 @@ def test_experts_are_adapted_unless_targets_leave_them_out(folders: dict[str, Pa
         torch.testing.assert_close(tensor, written[name], atol=1e-5, rtol=1e-5)
 
 
+def test_a_reference_leaves_none_of_its_adapters_in_autocasts_cache(folders: dict[str, Path]) -> None:
+    policy = load_policy(settings(LORA), str(folders["llama"]))
+    reference = make_reference(policy)
+    disturb(policy)
+    reference.refresh(policy)
+    disturb(policy)
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = policy.model(IDS).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), reference.model() as ref:
+            other = ref(IDS).logits
+        together = policy.model(IDS).logits
+    assert torch.equal(together, alone)
+    assert not torch.equal(other, alone)
+
+
 def test_a_model_without_adapters_is_its_own_merged_model(folders: dict[str, Path]) -> None:
     model = load_policy(settings(), str(folders["llama"])).model
     assert merged_model(model) is model

@@ -79,7 +79,7 @@ class Parts:
             reference=self.reference,
             entropy_coefficient=active_coefficient(self.stage, self.training),
             correction=correction_of(self.stage),
-            balance=balance_of(self.learner, [batch.tokens for batch in batches]),
+            balance=balance_of(self.learner, [b.tokens for b in batches], [b.replayed_routes_TLK for b in batches]),
             mtp=term_at(self.mtp, self.training.progress.step, self.stage.steps),
         )
 
