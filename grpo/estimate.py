@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from grpo.chain import chain
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
@@ -42,9 +43,9 @@ def describe(recipe: Recipe) -> str:
     """The resolved recipe, then for every stage its batch arithmetic and an estimate of tokens and memory."""
     size = _model_size(recipe.model)
     lines = [dump_recipe(recipe), f"policy: {size.parameters:,} parameters, {size.trainable:,} trained", ""]
-    for number, stage in enumerate(recipe.stages, start=1):
-        lines.append(f"{number:02d}-{stage.kind}")
-        lines += [f"  {line}" for line in _words(stage, size, recipe.model)]
+    for link in chain(recipe):
+        lines.append(f"{link.name}, from {link.start or ', '.join(link.models)}")
+        lines += [f"  {line}" for line in _words(link.stage, size, recipe.model)]
     return "\n".join(lines)
 
 

@@ -1,13 +1,15 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from grpo.chain import DATA_COLUMNS, Link
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
+from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, ProblemSettings, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
@@ -18,29 +20,24 @@ from grpo.sources import read_problems
 from grpo.types import UserError
 
 
-def stage_name(number: int, kind: str) -> str:
-    """The folder of a stage and the name of the model it leaves; stages count from 1."""
-    return f"{number:02d}-{kind}"
-
-
-def check_ahead(recipe: Recipe) -> None:
+def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
     """Read every stage's data and find every reward and model that a later stage will ask for.
+
+    Data that an earlier stage has yet to leave in the run's `folder` is known by its columns alone.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     check_experts(recipe)
     _check_predictor(recipe)
-    models = ["base"]
-    for number, stage in enumerate(recipe.stages, start=1):
-        _check_data(stage, recipe.seed)
+    for link in links:
+        stage = link.stage
+        if link.start is not None:
+            _check_path(link)
         _check_teacher(stage)
+        _check_data(stage, _columns(stage.problems, links, folder, recipe.seed))
         if not isinstance(stage, SftStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
-        if isinstance(stage, EvaluateStage):
-            _check_models(stage, number, models)
-        else:
-            models.append(stage_name(number, stage.kind))
 
 
 def check_experts(recipe: Recipe) -> None:
@@ -50,7 +47,7 @@ def check_experts(recipe: Recipe) -> None:
         UserError: the model has no experts, or its routers no bias, or an engine can not do its part.
     """
     for number, stage in enumerate(recipe.stages):
-        if isinstance(stage, EvaluateStage) or stage.experts == type(stage.experts)():
+        if not isinstance(stage, SftStage | GrpoStage) or stage.experts == type(stage.experts)():
             continue
         config = model_config(recipe.model)
         router, where = family_of(config).router, f"stages[{number}].experts"
@@ -69,8 +66,24 @@ def check_experts(recipe: Recipe) -> None:
             check_tells_routes(stage.rollout, config)
 
 
-def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
-    columns = read_problems(stage.problems, seed)[0].columns.keys()
+def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, seed: int) -> Collection[str]:
+    """The columns of a stage's problems, those of the first row."""
+    if problems.stage is None:
+        return read_problems(problems, seed)[0].columns.keys()
+    source = next(link for link in links if problems.stage in (link.name, link.stage.name))
+    columns = {*_columns(source.stage.problems, links, folder, seed), *DATA_COLUMNS}
+    return columns | problems.columns.keys()
+
+
+def _check_path(link: Link) -> None:
+    """A model on disk is there. A name of the hub, `one/two`, is looked for when it is loaded."""
+    start = str(link.start)
+    on_disk = start.startswith(("/", ".", "~")) or start.count("/") > 1
+    if on_disk and not Path(start).is_dir():
+        raise UserError(f"stages[{link.number - 1}].start: no model folder {start}: make it first, or correct the path")
+
+
+def _check_data(stage: SftStage | GrpoStage | EvaluateStage, columns: Collection[str]) -> None:
     if not isinstance(stage, SftStage):
         for reward in load_rewards(stage.rewards):
             check_columns(reward, columns)
@@ -122,11 +135,3 @@ def _has_predictor(model: ModelSettings) -> bool:
     if model.mtp == "keep" and model.path is not None:
         return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
     return model.mtp == "add"
-
-
-def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:
-    for name in stage.models or ():
-        if name not in known:
-            raise UserError(
-                f"stages[{number - 1}].models: {name!r} is none of the models so far; use {', '.join(known)}"
-            )

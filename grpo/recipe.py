@@ -12,6 +12,7 @@ from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
+from grpo.stage_settings import NamedStage, StartingStage
 from grpo.teacher_settings import TeacherSettings
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -100,6 +101,7 @@ class ProblemSettings(Settings):
     dataset: str | None = Field(None, description="a data set of the Hugging Face hub")
     task: str | None = Field(None, description="a task of reasoning-gym")
     function: str | None = Field(None, description="file.py:function or package.module:function, yielding mappings")
+    stage: str | None = Field(None, description="an earlier stage that leaves data")
     params: dict[str, Any] = Field({}, description="parameters of the task or function")
     config: str | None = Field(None, description="the configuration of a hub data set")
     split: str | None = Field(None, description="the split of a hub data set; left out, train")
@@ -113,7 +115,7 @@ class ProblemSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        one_of(self, "path", "dataset", "task", "function")
+        one_of(self, "path", "dataset", "task", "function", "stage")
         if self.params and self.task is None and self.function is None:
             raise ValueError("params belongs to task or function")
         if self.dataset is None and (self.config is not None or self.split is not None):
@@ -185,7 +187,7 @@ def _check_gates(rewards: list[RewardSettings]) -> None:
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(StartingStage):
     """What every stage that changes weights has in common."""
 
     lr: Positive
@@ -510,7 +512,7 @@ class GrpoStage(TrainingSettings):
         return self
 
 
-class EvaluateStage(EngineSettings):
+class EvaluateStage(NamedStage, EngineSettings):
     """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
@@ -519,7 +521,7 @@ class EvaluateStage(EngineSettings):
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
     part: Literal["held_out", "train"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
-    models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
+    models: list[str] | None = Field(None, description="base or stages; left out, base and every model so far")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
     temperature: Positive = 0.6

@@ -9,7 +9,7 @@ FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
         "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
-        "grpo.kernels.*",
+        "grpo.stage_settings", "grpo.chain", "grpo.kernels.*",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -24,7 +24,7 @@ FLOORS = [
         "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
-        "grpo.convert", "grpo.convert.*",
+        "grpo.convert", "grpo.convert.*", "grpo.inputs",
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
@@ -33,6 +33,7 @@ FLOORS = [
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+        "grpo.plan",
     },
 ]  # fmt: skip
 

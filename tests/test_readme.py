@@ -100,7 +100,7 @@ def test_commands_options_and_extras_exist(capsys: pytest.CaptureFixture[str]) -
         train(["--help"])
     usage = capsys.readouterr().out
     options = {word for words in lines("grpo-train") for word in words if word.startswith("--")}
-    assert options == {"--dry-run", "--set", "--fresh"}
+    assert options == {"--dry-run", "--set", "--fresh", "--from", "--until"}
     assert [option for option in options if option not in usage] == []
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [words[0] for words in lines("make") if words[0] not in targets] == []

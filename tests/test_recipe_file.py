@@ -64,7 +64,7 @@ MISTAKES = {
     "stages.1.kind=ppo": "r.yaml: stages[1].kind must be one of 'sft', 'grpo', 'evaluate', got 'ppo'",
     "stages.1.loss.kind=ppo": "r.yaml: stages[1].loss.kind must be one of 'grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo', "
     "'gmpo', 'sapo', got 'ppo'",
-    "stages.1.7=2": "r.yaml: stages[1].7 is not a key of a recipe; known keys are lr, ",
+    "stages.1.7=2": "r.yaml: stages[1].7 is not a key of a recipe; known keys are name, start, lr, ",
     # ranges, with the reason
     "stages.1.completions_per_prompt=1": (
         "r.yaml: stages[1].completions_per_prompt must be at least 2, got 1: advantages compare completions of one "
