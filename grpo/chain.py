@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from grpo.recipe import EvaluateStage, ProblemSettings, Recipe, Stage
+from grpo.recipe import EvaluateStage, GrpoStage, ProblemSettings, Recipe, Stage
 from grpo.settings import Settings
 from grpo.stage_settings import StartingStage
 from grpo.types import UserError
@@ -35,6 +35,13 @@ class Link:
     start: str | None
     models: tuple[str, ...]
     reads: tuple[str, ...]
+
+
+class EvaluatedSet(NamedTuple):
+    """Problems that a stage evaluates on."""
+
+    problems: ProblemSettings
+    part: Literal["held_out", "train"]
 
 
 def chain(recipe: Recipe) -> list[Link]:
@@ -74,6 +81,13 @@ def problem_sources(value: Any) -> Iterator[ProblemSettings]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from problem_sources(item)
+
+
+def evaluated_sets(recipe: Recipe) -> list[EvaluatedSet]:
+    """What the stages of a recipe evaluate on."""
+    found = [EvaluatedSet(s.problems, s.part) for s in recipe.stages if isinstance(s, EvaluateStage)]
+    held_out = [s.problems for s in recipe.stages if isinstance(s, GrpoStage) and s.evaluation is not None]
+    return [*found, *(EvaluatedSet(problems, "held_out") for problems in held_out)]
 
 
 def bound(link: Link, links: Sequence[Link], folder: Path) -> Stage:

@@ -8,22 +8,27 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, find, problem_sources
+from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources
 from grpo.display import Display, make_display
 from grpo.inputs import check_inputs, data_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
-from grpo.recipe import Recipe, Stage
+from grpo.recipe import Recipe, RejectionStage, Stage
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
 from grpo.sources import origin, read_problems
-from grpo.stages import evaluate, grpo, sft
+from grpo.stages import evaluate, grpo, rejection, sft
 from grpo.types import UserError
 
-STAGES: dict[str, Callable[[Any, StageRun], None]] = {"sft": sft.run, "grpo": grpo.run, "evaluate": evaluate.run}
+STAGES: dict[str, Callable[[Any, StageRun], None]] = {
+    "sft": sft.run,
+    "grpo": grpo.run,
+    "rejection": rejection.run,
+    "evaluate": evaluate.run,
+}
 
 
 def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None, until: str | None = None) -> Path:
@@ -80,7 +85,7 @@ def _run_stages(
         stage = bound(link, links, folder)
         start = models.get(str(link.start), link.start or models[BASE])
         if accelerator.is_main_process:
-            check_inputs(folder / link.name, _inputs(link, stage, start, models, recipe.seed))
+            check_inputs(folder / link.name, _inputs(link, stage, start, models, recipe))
         if is_complete(folder / link.name):
             display.note(f"{link.name} is complete")
         else:
@@ -94,6 +99,7 @@ def _run_stages(
                 models=dict(models),
                 accelerator=accelerator,
                 display=display,
+                evaluated=evaluated_sets(recipe),
             )
             STAGES[stage.kind](stage, surroundings)
             accelerator.wait_for_everyone()
@@ -103,14 +109,15 @@ def _run_stages(
             models[link.name] = str(folder / link.name / "model")
 
 
-def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], seed: int) -> dict[str, str]:
+def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
     """What the stage is given, by its name in a sentence."""
     given = {f"the model {name}": model_digest(models[name]) for name in link.models}
     if link.start is not None:
         given[f"the model that it starts from ({link.start})"] = model_digest(start)
-    for source in problem_sources(stage):
-        given[f"its data ({origin(source)})"] = data_digest(read_problems(source, seed))
-    return given
+    sources = {f"its data ({origin(source)})": source for source in problem_sources(stage)}
+    if isinstance(stage, RejectionStage) and stage.decontaminate is not None:
+        sources |= {f"evaluation data ({origin(one.problems)})": one.problems for one in evaluated_sets(recipe)}
+    return given | {name: data_digest(read_problems(source, recipe.seed)) for name, source in sources.items()}
 
 
 def _base_model(recipe: Recipe, folder: Path, accelerator: Accelerator) -> str:

@@ -9,14 +9,25 @@ from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, ProblemSettings, Recipe, SftStage
+from grpo.reading import parts
+from grpo.recipe import (
+    GrpoStage,
+    MixSettings,
+    ModelSettings,
+    ProblemSettings,
+    Recipe,
+    RejectionStage,
+    SftStage,
+    Stage,
+)
+from grpo.rejection_settings import LayoutSettings
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
-from grpo.sources import read_problems
+from grpo.sources import origin, read_problems
 from grpo.types import UserError
 
 
@@ -36,6 +47,12 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             _check_path(link)
         _check_teacher(stage)
         _check_data(stage, _columns(stage.problems, links, folder, recipe.seed))
+        if isinstance(stage, RejectionStage):
+            for mix in stage.mix:
+                _check_mix(mix, _columns(mix.problems, links, folder, recipe.seed))
+            _check_rensa(stage)
+        if isinstance(stage, SftStage) and stage.layout is not None and stage.problems.stage is None:
+            _check_layout(stage, stage.layout, recipe.seed)
         if not isinstance(stage, SftStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
 
@@ -83,7 +100,7 @@ def _check_path(link: Link) -> None:
         raise UserError(f"stages[{link.number - 1}].start: no model folder {start}: make it first, or correct the path")
 
 
-def _check_data(stage: SftStage | GrpoStage | EvaluateStage, columns: Collection[str]) -> None:
+def _check_data(stage: Stage, columns: Collection[str]) -> None:
     if not isinstance(stage, SftStage):
         for reward in load_rewards(stage.rewards):
             check_columns(reward, columns)
@@ -94,10 +111,35 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, columns: Collection
         )
 
 
-def _check_teacher(stage: SftStage | GrpoStage | EvaluateStage) -> None:
+def _check_teacher(stage: Stage) -> None:
     """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
     if isinstance(stage, SftStage) and stage.teacher is not None:
         load_config(stage.teacher.path)
+
+
+def _check_mix(mix: MixSettings, columns: Collection[str]) -> None:
+    if mix.completion_column not in columns:
+        raise UserError(
+            f"stage rejection: {origin(mix.problems)} has no column {mix.completion_column!r} to mix in, only "
+            f"{', '.join(columns)}; set completion_column"
+        )
+
+
+def _check_rensa(stage: RejectionStage) -> None:
+    if stage.near_duplicates is not None and find_spec("rensa") is None:
+        raise UserError("near_duplicates: needs rensa, which is not installed: pip install rensa, or set it to null")
+
+
+def _check_layout(stage: SftStage, layout: LayoutSettings, seed: int) -> None:
+    """Every demonstration has reasoning and a summary, before anything is learned from them."""
+    for problem in read_problems(stage.problems, seed):
+        text = problem.columns.get(stage.completion_column)
+        if not isinstance(text, str) or parts(text, layout) is None:
+            raise UserError(
+                f"stage sft: {origin(stage.problems)}: the completion of {problem.prompt[:40]!r} is not "
+                f"reasoning up to one {layout.end} and a summary after it, got {str(text)[:80]!r}: correct the data, "
+                "or leave layout out"
+            )
 
 
 def _check_engine(settings: EngineSettings) -> None:

@@ -11,6 +11,7 @@ from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
+from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 from grpo.stage_settings import NamedStage, StartingStage
 from grpo.teacher_settings import TeacherSettings
@@ -231,6 +232,7 @@ class SftStage(TrainingSettings):
     kind: Literal["sft"]
     problems: ProblemSettings
     completion_column: str = "completion"
+    layout: LayoutSettings | None = Field(None, description="each completion must have it, or else the run stops")
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
@@ -549,7 +551,55 @@ class EvaluateStage(NamedStage, EngineSettings):
         return self
 
 
-Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kind")]
+class DecontaminateSettings(Settings):
+    """Problems of evaluations, and whatever shares a run of words with one, are kept out of the data."""
+
+    words: Count = Field(10, description="words of a run; shorter problems of evaluations are compared whole")
+    common: Count = Field(10, description="a run that stands in more problems of evaluations than this is boilerplate")
+    against: list[ProblemSettings] = Field([], description="sets beside those that the recipe's stages evaluate on")
+
+
+class MixSettings(Settings):
+    """Other examples to learn from, such as non-reasoning data: `ratio` of them for every kept sample."""
+
+    problems: ProblemSettings
+    ratio: Positive
+    completion_column: str = "completion"
+
+
+class RejectionStage(StartingStage, EngineSettings):
+    """Rejection sampling: several samples a problem, of which the right and readable ones become data."""
+
+    kind: Literal["rejection"]
+    problems: ProblemSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    keep_if: dict[str, Number] = Field({"accuracy": 1.0}, min_length=1, description="rewards and what each must reach")
+    samples: Count = Field(16, description="samples a problem; the R1 paper says several")
+    limit: Count | None = Field(None, description="problems at most")
+    max_per_problem: Count = Field(4, description="samples kept of a problem, the first ones")
+    temperature: Positive = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 256
+    stop: list[str] = Field([])
+    keep_stop: bool = Field(True, description="a stop text at the end is part of what is written down")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    problems_per_chunk: Count = Field(64, description="problems sampled at a time; what a crash may cost")
+    layout: LayoutSettings | None = LayoutSettings()
+    readable: ReadableSettings | None = ReadableSettings()
+    near_duplicates: DuplicateSettings | None = DuplicateSettings()
+    decontaminate: DecontaminateSettings | None = DecontaminateSettings()
+    mix: list[MixSettings] = Field([])
+    max_reward_errors: Share = Field(0.1, description="share of a chunk's completions whose rewards may fail")
+
+    @model_validator(mode="after")
+    def _rewards_are_its_own(self) -> Self:
+        for name in self.keep_if:
+            _check_reward("keep_if", name, self.rewards)
+        _check_gates(self.rewards)
+        return self
+
+
+Stage = Annotated[SftStage | GrpoStage | RejectionStage | EvaluateStage, Field(discriminator="kind")]
 
 
 class Recipe(Settings):
