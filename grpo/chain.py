@@ -26,7 +26,7 @@ class Link:
     """A stage and what it hangs on.
 
     `name` is its folder in the run's. `start` is `base`, the folder of an earlier stage, or a model's path; None where
-    the stage reads several models, `models`. `reads` are the folders of the stages whose data it reads.
+    the stage reads several such models, `models`. `reads` are the folders of the stages whose data it reads.
     """
 
     number: int
@@ -127,7 +127,7 @@ def _link(stages: Sequence[Stage], names: Sequence[str]) -> Link:
     where = f"stages[{len(before)}]"
     earlier = dict(zip(names, before, strict=False))
     with_model = [name for name, one in earlier.items() if one.kind in LEAVE_A_MODEL]
-    start = _start(stage.start, earlier, with_model, where) if isinstance(stage, StartingStage) else None
+    start = _start(stage.start, earlier, with_model, f"{where}.start") if isinstance(stage, StartingStage) else None
     models = stage.models or [BASE, *with_model] if isinstance(stage, EvaluateStage) else ()
     sources = [source.stage for source in problem_sources(stage) if source.stage is not None]
     return Link(
@@ -135,27 +135,22 @@ def _link(stages: Sequence[Stage], names: Sequence[str]) -> Link:
         name=names[-1],
         stage=stage,
         start=start,
-        models=tuple(_model(name, earlier, with_model, f"{where}.models") for name in models),
+        models=tuple(_start(name, earlier, with_model, f"{where}.models") for name in models),
         reads=tuple(_data(name, earlier, f"{where}.problems.stage") for name in sources),
     )
 
 
 def _start(start: str, earlier: Mapping[str, Stage], with_model: Sequence[str], where: str) -> str:
+    """The model of a name: `base`, the folder of an earlier stage, or a path as it is."""
     if start == PREVIOUS:
         return with_model[-1] if with_model else BASE
     looks_like_a_model = "/" in start or Path(start).is_dir()
     if start == BASE or (looks_like_a_model and not _named(start, earlier)):
         return start
-    return _model(start, earlier, with_model, f"{where}.start")
-
-
-def _model(name: str, earlier: Mapping[str, Stage], with_model: Sequence[str], where: str) -> str:
-    if name == BASE:
-        return name
-    found = _named(name, earlier)
+    found = _named(start, earlier)
     if found is None or found not in with_model:
-        advice = ", or a path with a slash" if where.endswith(".start") else ""
-        raise UserError(f"{where}: {name!r} is none of the models so far; use {', '.join([BASE, *with_model])}{advice}")
+        known = ", ".join([BASE, *with_model])
+        raise UserError(f"{where}: {start!r} is none of the models so far; use {known}, or a path with a slash")
     return found
 
 

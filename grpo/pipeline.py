@@ -15,7 +15,7 @@ from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
-from grpo.recipe import Recipe, RejectionStage, Stage
+from grpo.recipe import ProblemSettings, Recipe, RejectionStage, Stage
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
@@ -83,7 +83,7 @@ def _run_stages(
     models = {BASE: _base_model(recipe, folder, accelerator)}
     for link in links:
         stage = bound(link, links, folder)
-        start = models.get(str(link.start), link.start or models[BASE])
+        start = models.get(link.start or BASE, str(link.start))
         if accelerator.is_main_process:
             check_inputs(folder / link.name, _inputs(link, stage, start, models, recipe))
         if is_complete(folder / link.name):
@@ -96,7 +96,7 @@ def _run_stages(
                 seed=recipe.seed,
                 model=recipe.model,
                 start_model=start,
-                models=dict(models),
+                models={name: name for name in link.models} | models,  # a path is its own name
                 accelerator=accelerator,
                 display=display,
                 evaluated=evaluated_sets(recipe),
@@ -111,10 +111,12 @@ def _run_stages(
 
 def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
     """What the stage is given, by its name in a sentence."""
-    given = {f"the model {name}": model_digest(models[name]) for name in link.models}
+    given = {f"the model {name}": model_digest(models.get(name, name)) for name in link.models}
     if link.start is not None:
         given[f"the model that it starts from ({link.start})"] = model_digest(start)
     sources = {f"its data ({origin(source)})": source for source in problem_sources(stage)}
+    examples = [source.template.examples for source in problem_sources(stage) if source.template.examples is not None]
+    sources |= {f"the file of examples ({path})": ProblemSettings(path=path) for path in examples}
     if isinstance(stage, RejectionStage) and stage.decontaminate is not None:
         sources |= {f"evaluation data ({origin(one.problems)})": one.problems for one in evaluated_sets(recipe)}
     return given | {name: data_digest(read_problems(source, recipe.seed)) for name, source in sources.items()}

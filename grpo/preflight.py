@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from grpo.chain import DATA_COLUMNS, Link
+from grpo.chain import DATA_COLUMNS, Link, problem_sources
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
@@ -28,6 +28,7 @@ from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
 from grpo.sources import origin, read_problems
+from grpo.templates import read_examples
 from grpo.types import UserError
 
 
@@ -43,9 +44,11 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
     _check_predictor(recipe)
     for link in links:
         stage = link.stage
-        if link.start is not None:
-            _check_path(link)
         _check_teacher(stage)
+        _check_paths(link)
+        for source in problem_sources(stage):
+            if source.template.examples is not None:
+                read_examples(source.template.examples)
         _check_data(stage, _columns(stage.problems, links, folder, recipe.seed))
         if isinstance(stage, RejectionStage):
             for mix in stage.mix:
@@ -92,12 +95,12 @@ def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, see
     return columns | problems.columns.keys()
 
 
-def _check_path(link: Link) -> None:
+def _check_paths(link: Link) -> None:
     """A model on disk is there. A name of the hub, `one/two`, is looked for when it is loaded."""
-    start = str(link.start)
-    on_disk = start.startswith(("/", ".", "~")) or start.count("/") > 1
-    if on_disk and not Path(start).is_dir():
-        raise UserError(f"stages[{link.number - 1}].start: no model folder {start}: make it first, or correct the path")
+    for path in [link.start, *link.models]:
+        on_disk = path is not None and (path.startswith(("/", ".", "~")) or path.count("/") > 1)
+        if path is not None and on_disk and not Path(path).is_dir():
+            raise UserError(f"stages[{link.number - 1}]: no model folder {path}: make it first, or correct the path")
 
 
 def _check_data(stage: Stage, columns: Collection[str]) -> None:

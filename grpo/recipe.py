@@ -85,6 +85,10 @@ class TemplateSettings(Settings):
     system: str | None = Field(None, description="the system prompt of a chat template")
     prefill: str = Field("", description="text that begins every completion, such as <think>")
     file: str | None = Field(None, description="the file of a Jinja template")
+    examples: str | None = Field(None, description="a file of problems with `completion`, shown before every problem")
+    separator: str | None = Field(
+        None, description="what stands between examples, except in a chat, where they are turns; left out, a blank line"
+    )
 
     @model_validator(mode="after")
     def _options_fit_the_kind(self) -> Self:
@@ -92,6 +96,8 @@ class TemplateSettings(Settings):
             raise ValueError("needs file for kind jinja, and only there")
         if self.system is not None and self.kind != "chat":
             raise ValueError(f"system belongs to kind chat, not to kind {self.kind}")
+        if self.separator is not None and (self.examples is None or self.kind == "chat"):
+            raise ValueError("separator belongs to examples of a kind other than chat")
         return self
 
 
@@ -523,7 +529,7 @@ class EvaluateStage(NamedStage, EngineSettings):
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
     part: Literal["held_out", "train"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
-    models: list[str] | None = Field(None, description="base or stages; left out, base and every model so far")
+    models: list[str] | None = Field(None, description="base, stages or paths; left out, base and every model so far")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
     temperature: Positive = 0.6

@@ -18,7 +18,7 @@ SHARED = {"problems": ("sft", "grpo", "rejection", "evaluate"), "rewards": ("grp
 OF_SOURCE = ("template", "held_out", "max_prompt_tokens", "long_prompts")
 """What problems of an earlier stage take from those of that stage. Examples in its prompts are not learned from."""
 
-PATHS = ("path", "file", "corpus", "folder", "start", "examples")
+PATHS = ("path", "file", "corpus", "folder", "start", "models", "examples")
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
@@ -203,7 +203,9 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     if key in FUNCTIONS:
         stem, colon, name = node.partition(".py:")
         file, member = (stem + ".py", ":" + name) if colon else ("", "")
-    elif key not in PATHS or (key == "start" and "/" not in node):  # base and previous are words, not folders
+    elif key not in PATHS or (
+        key in ("start", "models") and "/" not in node
+    ):  # base and previous are words, not folders
         return node
     return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
 

@@ -41,12 +41,12 @@ def test_a_stage_may_have_a_name_and_name_its_start(tmp_path: Path) -> None:
             GRPO | {"start": "02-grpo"},
             GRPO | {"start": str(tmp_path)},
             GRPO | {"start": "some-org/some-model"},
-            EVALUATE | {"models": ["cold", "02-grpo"]},
+            EVALUATE | {"models": ["cold", "02-grpo", "a/b"]},
         )
     )
     assert [link.name for link in links[:2]] == ["01-cold", "02-grpo"]
     assert [link.start for link in links[1:6]] == ["01-cold", "base", "02-grpo", str(tmp_path), "some-org/some-model"]
-    assert links[6].models == ("01-cold", "02-grpo")
+    assert links[6].models == ("01-cold", "02-grpo", "a/b")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_stage_whose_data_or_start_has_changed_is_not_reused(
         (["--from", "02-sft", "--until", "cold"], "comes before --from 02-sft"),
         (["--from", "02-sft"], "holds no run of which stages could be done again"),
         (["--from", "02-sft", "--fresh"], "leave out --from"),
-        (["--set=stages.1.start=/nowhere/model"], "stages[1].start: no model folder /nowhere/model"),
+        (["--set=stages.1.start=/nowhere/model"], "stages[1]: no model folder /nowhere/model"),
     ],
 )
 def test_options_that_make_no_sense_are_said(

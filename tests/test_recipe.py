@@ -38,6 +38,7 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TokenizerSettings, {"vocab_size": 300}, "needs corpus and vocab_size"),
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
+    (TemplateSettings, {"kind": "plain", "separator": "--"}, "separator belongs to examples"),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
     (
         ProblemSettings,
