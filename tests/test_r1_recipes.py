@@ -1,6 +1,7 @@
 """R1's pipeline and its distillation: the recipes load, and in miniature they run from end to end."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,13 @@ def test_the_recipe_for_a_gpu_holds_together() -> None:
     )  # fmt: skip
 
 
+def test_the_cold_start_shows_examples_where_it_samples_and_nowhere_else() -> None:
+    sampled, learned, evaluated = load_recipe(RECIPES / "cold_start_smollm2.yaml").stages
+    assert sampled.problems.template.examples == str(RECIPES.parent / "examples" / "worked_sums.jsonl")
+    assert learned.problems.template.file == sampled.problems.template.file
+    assert (learned.problems.template.examples, evaluated.problems.template.examples) == (None, None)
+
+
 def test_data_of_a_stage_has_that_ones_template_and_split_without_its_examples(tmp_path: Path) -> None:
     (tmp_path / "shots.jsonl").write_text('{"prompt": "1+1=", "completion": "2"}\n')
     (tmp_path / "r.yaml").write_text(
@@ -104,3 +112,18 @@ def test_data_of_a_stage_has_that_ones_template_and_split_without_its_examples(t
     assert (taken.problems.held_out, taken.problems.template.kind) == (0.3, "r1_zero")
     assert taken.problems.template.examples is None
     assert (own.problems.held_out, own.problems.template.kind) == (0.0, "plain")
+
+
+def test_a_file_of_chains_of_thought_is_checked_before_anything_runs(
+    write_recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"<think>{i} and 1</think>{i + 1}" for i in range(7)] + ["<think>never closed"]
+    data = [json.dumps({"prompt": f"{i}+1=", "completion": text}) for i, text in enumerate(rows)]
+    (tmp_path / "cold.jsonl").write_text("\n".join(data))
+    problems = {"path": "cold.jsonl", "template": {"kind": "plain"}}
+    sft = {"kind": "sft", "steps": 1, "examples_per_step": 2, "lr": 1e-3, "layout": {}, "problems": problems}
+    assert train([str(write_recipe(stages=[sft]))]) == 2
+    assert "the completion of '7+1=' is not reasoning up to one </think> and a summary" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "cold.jsonl").write_text("\n".join(data[:7]))
+    assert train([str(write_recipe(stages=[sft]))]) == 0
