@@ -59,16 +59,15 @@ def chain(recipe: Recipe) -> list[Link]:
 
 
 def find(links: Sequence[Link], name: str, where: str) -> Link:
-    """The stage of a name: its folder's, or the one the recipe gave it.
+    """The stage of a name: its folder's, the one the recipe gave it, or the kind of a stage without one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or several.
     """
-    for link in links:
-        if name in (link.name, link.stage.name):
-            return link
-    known = ", ".join(link.name for link in links) or "none so far"
-    raise UserError(f"{where}: {name!r} is none of the stages; use {known}")
+    found = _named(name, {link.name: link.stage for link in links}, where)
+    if found is None:
+        raise UserError(f"{where}: {name!r} is none of the stages; use {', '.join(link.name for link in links)}")
+    return next(link for link in links if link.name == found)
 
 
 def problem_sources(value: Any) -> Iterator[ProblemSettings]:
@@ -84,17 +83,18 @@ def problem_sources(value: Any) -> Iterator[ProblemSettings]:
 
 
 def evaluated_sets(recipe: Recipe) -> list[EvaluatedSet]:
-    """What the stages of a recipe evaluate on."""
+    """What the stages of a recipe evaluate on, without data that its own stages leave."""
     found = [EvaluatedSet(s.problems, s.part) for s in recipe.stages if isinstance(s, EvaluateStage)]
     held_out = [s.problems for s in recipe.stages if isinstance(s, GrpoStage) and s.evaluation is not None]
-    return [*found, *(EvaluatedSet(problems, "held_out") for problems in held_out)]
+    found += [EvaluatedSet(problems, "held_out") for problems in held_out]
+    return [one for place, one in enumerate(found) if one.problems.stage is None and one not in found[:place]]
 
 
 def bound(link: Link, links: Sequence[Link], folder: Path) -> Stage:
     """The stage as it runs: data of earlier stages as files of the run's folder, models by their folders' names."""
-    files = {
-        name: str(folder / other.name / DATA) for other in links for name in (other.name, other.stage.name) if name
-    }
+    names = {source.stage for source in problem_sources(link.stage) if source.stage is not None}
+    before = links[: link.number - 1]
+    files = {name: str(folder / find(before, name, link.name).name / DATA) for name in names}
     stage = with_files(link.stage, files)
     if isinstance(stage, EvaluateStage) and stage.models is not None:
         return stage.model_copy(update={"models": list(link.models)})
@@ -145,9 +145,9 @@ def _start(start: str, earlier: Mapping[str, Stage], with_model: Sequence[str], 
     if start == PREVIOUS:
         return with_model[-1] if with_model else BASE
     looks_like_a_model = "/" in start or Path(start).is_dir()
-    if start == BASE or (looks_like_a_model and not _named(start, earlier)):
+    found = _named(start, earlier, where)
+    if start == BASE or (looks_like_a_model and not found):
         return start
-    found = _named(start, earlier)
     if found is None or found not in with_model:
         known = ", ".join([BASE, *with_model])
         raise UserError(f"{where}: {start!r} is none of the models so far; use {known}, or a path with a slash")
@@ -155,13 +155,16 @@ def _start(start: str, earlier: Mapping[str, Stage], with_model: Sequence[str], 
 
 
 def _data(name: str, earlier: Mapping[str, Stage], where: str) -> str:
-    found = _named(name, earlier)
+    found = _named(name, earlier, where)
     if found is None or earlier[found].kind not in LEAVE_DATA:
         known = ", ".join(one for one, stage in earlier.items() if stage.kind in LEAVE_DATA)
         raise UserError(f"{where}: {name!r} is no earlier stage that leaves data; use {known or 'path'}")
     return found
 
 
-def _named(name: str, earlier: Mapping[str, Stage]) -> str | None:
-    """The folder of the stage with this name, its own or its folder's."""
-    return next((folder for folder, stage in earlier.items() if name in (folder, stage.name)), None)
+def _named(name: str, earlier: Mapping[str, Stage], where: str) -> str | None:
+    """The folder of the stage with this name, or None. Raises UserError when several have it."""
+    found = [folder for folder, stage in earlier.items() if name in (folder, stage.name or stage.kind)]
+    if len(found) > 1:
+        raise UserError(f"{where}: {name!r} may be {' or '.join(found)}: say which")
+    return found[0] if found else None

@@ -114,12 +114,14 @@ def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], rec
     given = {f"the model {name}": model_digest(models.get(name, name)) for name in link.models}
     if link.start is not None:
         given[f"the model that it starts from ({link.start})"] = model_digest(start)
-    sources = {f"its data ({origin(source)})": source for source in problem_sources(stage)}
-    examples = [source.template.examples for source in problem_sources(stage) if source.template.examples is not None]
-    sources |= {f"the file of examples ({path})": ProblemSettings(path=path) for path in examples}
-    if isinstance(stage, RejectionStage) and stage.decontaminate is not None:
-        sources |= {f"evaluation data ({origin(one.problems)})": one.problems for one in evaluated_sets(recipe)}
-    return given | {name: data_digest(read_problems(source, recipe.seed)) for name, source in sources.items()}
+    own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]
+    shown = [source.template.examples for _, source in own if source.template.examples is not None]
+    examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]
+    decontaminates = isinstance(stage, RejectionStage) and stage.decontaminate is not None
+    evaluated = [one.problems for one in evaluated_sets(recipe)] if decontaminates else []
+    for name, source in [*own, *examples, *((f"evaluation data ({origin(one)})", one) for one in evaluated)]:
+        given[name] = given.get(name, "") + data_digest(read_problems(source, recipe.seed))
+    return given
 
 
 def _base_model(recipe: Recipe, folder: Path, accelerator: Accelerator) -> str:

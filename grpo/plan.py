@@ -14,21 +14,17 @@ def plan(links: Sequence[Link], folder: Path, until: int) -> list[dict[str, str]
         {
             "stage": link.name,
             "starts from": link.start or ", ".join(link.models),
-            "reads": _reads(link, links),
+            "reads": _reads(link),
             "state": _state(folder / link.name, link.number <= until),
         }
         for link in links
     ]
 
 
-def _reads(link: Link, links: Sequence[Link]) -> str:
-    """The sources of the stage's data: names of stages as their folders, of files without theirs."""
-    names = {other.stage.name: other.name for other in links}
-    shown = [
-        names.get(source.stage, source.stage) if source.stage else Path(origin(source)).name
-        for source in problem_sources(link.stage)
-    ]
-    return ", ".join(dict.fromkeys(shown))
+def _reads(link: Link) -> str:
+    """The stages whose data it reads, by their folders, then its other sources, files without theirs."""
+    others = [Path(origin(source)).name for source in problem_sources(link.stage) if source.stage is None]
+    return ", ".join(dict.fromkeys([*link.reads, *others]))
 
 
 def _state(folder: Path, wanted: bool) -> str:

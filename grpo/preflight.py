@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from grpo.chain import DATA_COLUMNS, Link, problem_sources
+from grpo.chain import DATA_COLUMNS, Link, find, problem_sources
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
@@ -42,17 +42,17 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
     """
     check_experts(recipe)
     _check_predictor(recipe)
-    for link in links:
-        stage = link.stage
+    for place, link in enumerate(links):
+        stage, before = link.stage, links[:place]
         _check_teacher(stage)
         _check_paths(link)
         for source in problem_sources(stage):
             if source.template.examples is not None:
                 read_examples(source.template.examples)
-        _check_data(stage, _columns(stage.problems, links, folder, recipe.seed))
+        _check_data(stage, _columns(stage.problems, before, folder, recipe.seed))
         if isinstance(stage, RejectionStage):
             for mix in stage.mix:
-                _check_mix(mix, _columns(mix.problems, links, folder, recipe.seed))
+                _check_mix(mix, _columns(mix.problems, before, folder, recipe.seed))
             _check_rensa(stage)
         if isinstance(stage, SftStage) and stage.layout is not None and stage.problems.stage is None:
             _check_layout(stage, stage.layout, recipe.seed)
@@ -90,7 +90,7 @@ def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, see
     """The columns of a stage's problems, those of the first row."""
     if problems.stage is None:
         return read_problems(problems, seed)[0].columns.keys()
-    source = next(link for link in links if problems.stage in (link.name, link.stage.name))
+    source = find(links, problems.stage, "problems.stage")
     columns = {*_columns(source.stage.problems, links, folder, seed), *DATA_COLUMNS}
     return columns | problems.columns.keys()
 

@@ -49,6 +49,12 @@ def test_a_stage_may_have_a_name_and_name_its_start(tmp_path: Path) -> None:
     assert links[6].models == ("01-cold", "02-grpo", "a/b")
 
 
+def test_a_stage_without_a_name_goes_by_its_kind() -> None:
+    rejection = {"kind": "rejection", "problems": PROBLEMS, "rewards": REWARDS}
+    links = chain(recipe(SFT, GRPO, rejection, SFT | {"start": "grpo", "problems": {"stage": "rejection"}}))
+    assert (links[3].start, links[3].reads) == ("02-grpo", ("03-rejection",))
+
+
 @pytest.mark.parametrize(
     ("stages", "sentence"),
     [
@@ -60,6 +66,7 @@ def test_a_stage_may_have_a_name_and_name_its_start(tmp_path: Path) -> None:
         ([SFT | {"name": "a"}, SFT | {"name": "a"}], "the name 'a' is taken"),
         ([SFT | {"name": "previous"}], "the name 'previous' is taken"),
         ([SFT, EVALUATE | {"models": ["02-grpo"]}], r"stages\[1\]\.models: '02-grpo' is none of the models so far"),
+        ([SFT, SFT, SFT | {"start": "sft"}], "'sft' may be 01-sft or 02-sft: say which"),
         ([SFT, SFT | {"problems": {"stage": "01-sft"}}], "no earlier stage that leaves data"),
     ],
 )

@@ -67,6 +67,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         files.add(mixed)
     run.display.table(f"{run.folder.name}: {DATA}", _table(sieve, len(mixed)))
     log.close()
+    run.accelerator.wait_for_everyone()  # every process has read what is saved before it goes
     if run.accelerator.is_main_process:
         prune_rollouts(run.folder / "rollouts", len(chunks))
 
