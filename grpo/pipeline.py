@@ -15,7 +15,7 @@ from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
-from grpo.recipe import ProblemSettings, Recipe, RejectionStage, Stage
+from grpo.recipe import ProblemSettings, Recipe, RejectionStage, SftStage, Stage
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
@@ -114,6 +114,8 @@ def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], rec
     given = {f"the model {name}": model_digest(models.get(name, name)) for name in link.models}
     if link.start is not None:
         given[f"the model that it starts from ({link.start})"] = model_digest(start)
+    if isinstance(stage, SftStage) and stage.teacher is not None:
+        given[f"its teacher ({stage.teacher.path})"] = model_digest(stage.teacher.path)
     own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]
     shown = [source.template.examples for _, source in own if source.template.examples is not None]
     examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]

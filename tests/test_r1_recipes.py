@@ -53,7 +53,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def r1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
     run("r1_tiny.yaml", output, SMALL_R1)
-    return output / "r1-tiny"
+    return output / "r1_tiny"
 
 
 def test_the_chain_of_r1_runs_from_one_recipe(r1: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_model_of_another_kind_learns_from_what_is_kept_of_a_teacher(r1: Path,
     teacher = r1 / "02-reasoning" / "model"
     models = {"stages.0.start": teacher, "stages.2.models": f"[{teacher}, student]"}
     run("distill_tiny.yaml", tmp_path, SMALL_DISTILLATION | models)
-    folder = tmp_path / "distill-tiny"
+    folder = tmp_path / "distill_tiny"
     assert AutoConfig.from_pretrained(folder / "02-student" / "model").model_type == "llama"
     assert {row["source"] for row in lines(folder / "01-teacher" / "data.jsonl")} == {"01-teacher"}
     assert [row["model"] for row in lines(folder / "03-evaluate" / "metrics.jsonl")] == [str(teacher), "02-student"]
