@@ -19,6 +19,8 @@ OF_SOURCE = ("template", "held_out", "max_prompt_tokens", "long_prompts")
 """What problems of an earlier stage take from those of that stage. Examples in its prompts are not learned from."""
 
 PATHS = ("path", "file", "corpus", "folder", "start", "models", "examples")
+MODELS = ("start", "models")
+"""Keys whose value is a path when it has a slash, and otherwise a word such as base, or a stage."""
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
@@ -203,9 +205,7 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     if key in FUNCTIONS:
         stem, colon, name = node.partition(".py:")
         file, member = (stem + ".py", ":" + name) if colon else ("", "")
-    elif key not in PATHS or (
-        key in ("start", "models") and "/" not in node
-    ):  # base and previous are words, not folders
+    elif key not in PATHS or (key in MODELS and "/" not in node):
         return node
     return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
 
