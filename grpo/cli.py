@@ -28,6 +28,8 @@ def train(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. stages.1.lr=1e-6")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would take")
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run is kept beside the new one")
+    parser.add_argument("--from", dest="redo_from", metavar="STAGE", help="do this stage and later ones again")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--version", action="version", version=__version__)
     keep_freed_memory()
     return _guarded(_train, parser.parse_args(arguments))
@@ -122,7 +124,9 @@ def _train(options: argparse.Namespace) -> None:
     from grpo.pipeline import run_recipe
 
     disable_progress_bar()  # the display says what is going on
-    run_recipe(recipe, options.fresh)
+    if options.fresh and options.redo_from:
+        raise UserError("--fresh starts over altogether; leave it out, or leave out --from")
+    run_recipe(recipe, options.fresh, options.redo_from, options.until)
 
 
 def _import_gguf(options: argparse.Namespace) -> None:

@@ -6,12 +6,22 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from grpo.chain import chain
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
+from grpo.recipe import (
+    EvaluateStage,
+    GrpoStage,
+    ModelSettings,
+    Recipe,
+    RejectionStage,
+    SftStage,
+    Stage,
+    TrainingSettings,
+)
 from grpo.recipe_file import dump_recipe
 from grpo.rollout.vllm_options import cache_bytes_per_token
 from grpo.scratch import model_config
@@ -42,13 +52,13 @@ def describe(recipe: Recipe) -> str:
     """The resolved recipe, then for every stage its batch arithmetic and an estimate of tokens and memory."""
     size = _model_size(recipe.model)
     lines = [dump_recipe(recipe), f"policy: {size.parameters:,} parameters, {size.trainable:,} trained", ""]
-    for number, stage in enumerate(recipe.stages, start=1):
-        lines.append(f"{number:02d}-{stage.kind}")
-        lines += [f"  {line}" for line in _words(stage, size, recipe.model)]
+    for link in chain(recipe):
+        lines.append(f"{link.name}, from {link.start or ', '.join(link.models)}")
+        lines += [f"  {line}" for line in _words(link.stage, size, recipe.model)]
     return "\n".join(lines)
 
 
-def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: ModelSettings) -> list[str]:
+def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
     if isinstance(stage, GrpoStage):
         learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
         engine = _engine(stage.rollout, stage, stage.rollout.max_new_tokens, size, model)
@@ -57,6 +67,10 @@ def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: 
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
+    if isinstance(stage, RejectionStage):
+        most = f"at most {stage.limit} problems" if stage.limit else "every problem of the training part"
+        words = f"{most}, {stage.samples} samples of each of at most {stage.max_new_tokens:,} tokens"
+        return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
     greedy = "one greedy completion"
     sampled = f" and {stage.samples} samples" if stage.samples else ""
     tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
@@ -65,7 +79,11 @@ def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: 
 
 
 def _engine(
-    settings: EngineSettings, stage: GrpoStage | EvaluateStage, new: int, size: ModelSize, model: ModelSettings
+    settings: EngineSettings,
+    stage: GrpoStage | RejectionStage | EvaluateStage,
+    new: int,
+    size: ModelSize,
+    model: ModelSettings,
 ) -> str:
     dtype = "float32" if (stage.precision, model.dtype) == ("fp32", "float32") else "bfloat16"
     length = stage.problems.max_prompt_tokens + new

@@ -1,46 +1,63 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from grpo.chain import DATA_COLUMNS, Link, find, problem_sources
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
+from grpo.reading import parts
+from grpo.recipe import (
+    GrpoStage,
+    MixSettings,
+    ModelSettings,
+    ProblemSettings,
+    Recipe,
+    RejectionStage,
+    SftStage,
+    Stage,
+)
+from grpo.rejection_settings import LayoutSettings
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
-from grpo.sources import read_problems
+from grpo.sources import origin, read_problems
+from grpo.templates import read_examples
 from grpo.types import UserError
 
 
-def stage_name(number: int, kind: str) -> str:
-    """The folder of a stage and the name of the model it leaves; stages count from 1."""
-    return f"{number:02d}-{kind}"
-
-
-def check_ahead(recipe: Recipe) -> None:
+def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
     """Read every stage's data and find every reward and model that a later stage will ask for.
+
+    Data that an earlier stage has yet to leave in the run's `folder` is known by its columns alone.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     check_experts(recipe)
     _check_predictor(recipe)
-    models = ["base"]
-    for number, stage in enumerate(recipe.stages, start=1):
-        _check_data(stage, recipe.seed)
+    for place, link in enumerate(links):
+        stage, before = link.stage, links[:place]
         _check_teacher(stage)
+        _check_paths(link)
+        for source in problem_sources(stage):
+            if source.template.examples is not None:
+                read_examples(source.template.examples)
+        _check_data(stage, _columns(stage.problems, before, folder, recipe.seed))
+        if isinstance(stage, RejectionStage):
+            for mix in stage.mix:
+                _check_mix(mix, _columns(mix.problems, before, folder, recipe.seed))
+            _check_rensa(stage)
+        if isinstance(stage, SftStage) and stage.layout is not None and stage.problems.stage is None:
+            _check_layout(stage, stage.layout, recipe.seed)
         if not isinstance(stage, SftStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
-        if isinstance(stage, EvaluateStage):
-            _check_models(stage, number, models)
-        else:
-            models.append(stage_name(number, stage.kind))
 
 
 def check_experts(recipe: Recipe) -> None:
@@ -50,7 +67,7 @@ def check_experts(recipe: Recipe) -> None:
         UserError: the model has no experts, or its routers no bias, or an engine can not do its part.
     """
     for number, stage in enumerate(recipe.stages):
-        if isinstance(stage, EvaluateStage) or stage.experts == type(stage.experts)():
+        if not isinstance(stage, SftStage | GrpoStage) or stage.experts == type(stage.experts)():
             continue
         config = model_config(recipe.model)
         router, where = family_of(config).router, f"stages[{number}].experts"
@@ -69,8 +86,24 @@ def check_experts(recipe: Recipe) -> None:
             check_tells_routes(stage.rollout, config)
 
 
-def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
-    columns = read_problems(stage.problems, seed)[0].columns.keys()
+def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, seed: int) -> Collection[str]:
+    """The columns of a stage's problems, those of the first row."""
+    if problems.stage is None:
+        return read_problems(problems, seed)[0].columns.keys()
+    source = find(links, problems.stage, "problems.stage")
+    columns = {*_columns(source.stage.problems, links, folder, seed), *DATA_COLUMNS}
+    return columns | problems.columns.keys()
+
+
+def _check_paths(link: Link) -> None:
+    """A model on disk is there. A name of the hub, `one/two`, is looked for when it is loaded."""
+    for path in [link.start, *link.models]:
+        on_disk = path is not None and (path.startswith(("/", ".", "~")) or path.count("/") > 1)
+        if path is not None and on_disk and not Path(path).is_dir():
+            raise UserError(f"stages[{link.number - 1}]: no model folder {path}: make it first, or correct the path")
+
+
+def _check_data(stage: Stage, columns: Collection[str]) -> None:
     if not isinstance(stage, SftStage):
         for reward in load_rewards(stage.rewards):
             check_columns(reward, columns)
@@ -81,10 +114,35 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
         )
 
 
-def _check_teacher(stage: SftStage | GrpoStage | EvaluateStage) -> None:
+def _check_teacher(stage: Stage) -> None:
     """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
     if isinstance(stage, SftStage) and stage.teacher is not None:
         load_config(stage.teacher.path)
+
+
+def _check_mix(mix: MixSettings, columns: Collection[str]) -> None:
+    if mix.completion_column not in columns:
+        raise UserError(
+            f"stage rejection: {origin(mix.problems)} has no column {mix.completion_column!r} to mix in, only "
+            f"{', '.join(columns)}; set completion_column"
+        )
+
+
+def _check_rensa(stage: RejectionStage) -> None:
+    if stage.near_duplicates is not None and find_spec("rensa") is None:
+        raise UserError("near_duplicates: needs rensa, which is not installed: pip install rensa, or set it to null")
+
+
+def _check_layout(stage: SftStage, layout: LayoutSettings, seed: int) -> None:
+    """Every demonstration has reasoning and a summary, before anything is learned from them."""
+    for problem in read_problems(stage.problems, seed):
+        text = problem.columns.get(stage.completion_column)
+        if not isinstance(text, str) or parts(text, layout) is None:
+            raise UserError(
+                f"stage sft: {origin(stage.problems)}: the completion of {problem.prompt[:40]!r} is not "
+                f"reasoning up to one {layout.end} and a summary after it, got {str(text)[:80]!r}: correct the data, "
+                "or leave layout out"
+            )
 
 
 def _check_engine(settings: EngineSettings) -> None:
@@ -122,11 +180,3 @@ def _has_predictor(model: ModelSettings) -> bool:
     if model.mtp == "keep" and model.path is not None:
         return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
     return model.mtp == "add"
-
-
-def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:
-    for name in stage.models or ():
-        if name not in known:
-            raise UserError(
-                f"stages[{number - 1}].models: {name!r} is none of the models so far; use {', '.join(known)}"
-            )

@@ -11,7 +11,9 @@ from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
+from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
+from grpo.stage_settings import NamedStage, StartingStage
 from grpo.teacher_settings import TeacherSettings
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -83,6 +85,10 @@ class TemplateSettings(Settings):
     system: str | None = Field(None, description="the system prompt of a chat template")
     prefill: str = Field("", description="text that begins every completion, such as <think>")
     file: str | None = Field(None, description="the file of a Jinja template")
+    examples: str | None = Field(None, description="a file of problems with `completion`, shown before every problem")
+    separator: str | None = Field(
+        None, description="what stands between examples, except in a chat, where they are turns; left out, a blank line"
+    )
 
     @model_validator(mode="after")
     def _options_fit_the_kind(self) -> Self:
@@ -90,6 +96,8 @@ class TemplateSettings(Settings):
             raise ValueError("needs file for kind jinja, and only there")
         if self.system is not None and self.kind != "chat":
             raise ValueError(f"system belongs to kind chat, not to kind {self.kind}")
+        if self.separator is not None and (self.examples is None or self.kind == "chat"):
+            raise ValueError("separator belongs to examples of a kind other than chat")
         return self
 
 
@@ -100,6 +108,7 @@ class ProblemSettings(Settings):
     dataset: str | None = Field(None, description="a data set of the Hugging Face hub")
     task: str | None = Field(None, description="a task of reasoning-gym")
     function: str | None = Field(None, description="file.py:function or package.module:function, yielding mappings")
+    stage: str | None = Field(None, description="an earlier stage that leaves data")
     params: dict[str, Any] = Field({}, description="parameters of the task or function")
     config: str | None = Field(None, description="the configuration of a hub data set")
     split: str | None = Field(None, description="the split of a hub data set; left out, train")
@@ -113,7 +122,7 @@ class ProblemSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        one_of(self, "path", "dataset", "task", "function")
+        one_of(self, "path", "dataset", "task", "function", "stage")
         if self.params and self.task is None and self.function is None:
             raise ValueError("params belongs to task or function")
         if self.dataset is None and (self.config is not None or self.split is not None):
@@ -185,7 +194,7 @@ def _check_gates(rewards: list[RewardSettings]) -> None:
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(StartingStage):
     """What every stage that changes weights has in common."""
 
     lr: Positive
@@ -229,6 +238,7 @@ class SftStage(TrainingSettings):
     kind: Literal["sft"]
     problems: ProblemSettings
     completion_column: str = "completion"
+    layout: LayoutSettings | None = Field(None, description="each completion must have it, or else the run stops")
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
@@ -510,7 +520,7 @@ class GrpoStage(TrainingSettings):
         return self
 
 
-class EvaluateStage(EngineSettings):
+class EvaluateStage(NamedStage, EngineSettings):
     """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
@@ -519,7 +529,7 @@ class EvaluateStage(EngineSettings):
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
     part: Literal["held_out", "train"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
-    models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
+    models: list[str] | None = Field(None, description="base, stages or paths; left out, base and every model so far")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
     temperature: Positive = 0.6
@@ -547,7 +557,55 @@ class EvaluateStage(EngineSettings):
         return self
 
 
-Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kind")]
+class DecontaminateSettings(Settings):
+    """Problems of evaluations, and whatever shares a run of words with one, are kept out of the data."""
+
+    words: Count = Field(10, description="words of a run; shorter problems of evaluations are compared whole")
+    common: Count = Field(10, description="a run that stands in more problems of evaluations than this is boilerplate")
+    against: list[ProblemSettings] = Field([], description="sets beside those that the recipe's stages evaluate on")
+
+
+class MixSettings(Settings):
+    """Other examples to learn from, such as non-reasoning data: `ratio` of them for every kept sample."""
+
+    problems: ProblemSettings
+    ratio: Positive
+    completion_column: str = "completion"
+
+
+class RejectionStage(StartingStage, EngineSettings):
+    """Rejection sampling: several samples a problem, of which the right and readable ones become data."""
+
+    kind: Literal["rejection"]
+    problems: ProblemSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    keep_if: dict[str, Number] = Field({"accuracy": 1.0}, min_length=1, description="rewards and what each must reach")
+    samples: Count = Field(16, description="samples a problem; the R1 paper says several")
+    limit: Count | None = Field(None, description="problems at most")
+    max_per_problem: Count = Field(4, description="samples kept of a problem, the first ones")
+    temperature: Positive = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 256
+    stop: list[str] = Field([])
+    keep_stop: bool = Field(True, description="a stop text at the end is part of what is written down")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    problems_per_chunk: Count = Field(64, description="problems sampled at a time; what a crash may cost")
+    layout: LayoutSettings | None = LayoutSettings()
+    readable: ReadableSettings | None = ReadableSettings()
+    near_duplicates: DuplicateSettings | None = DuplicateSettings()
+    decontaminate: DecontaminateSettings | None = DecontaminateSettings()
+    mix: list[MixSettings] = Field([])
+    max_reward_errors: Share = Field(0.1, description="share of a chunk's completions whose rewards may fail")
+
+    @model_validator(mode="after")
+    def _rewards_are_its_own(self) -> Self:
+        for name in self.keep_if:
+            _check_reward("keep_if", name, self.rewards)
+        _check_gates(self.rewards)
+        return self
+
+
+Stage = Annotated[SftStage | GrpoStage | RejectionStage | EvaluateStage, Field(discriminator="kind")]
 
 
 class Recipe(Settings):

@@ -12,10 +12,15 @@ from pydantic_core import ErrorDetails
 from grpo.recipe import Recipe
 from grpo.types import UserError
 
-SHARED = {"problems": ("sft", "grpo", "evaluate"), "rewards": ("grpo", "evaluate")}
+SHARED = {"problems": ("sft", "grpo", "rejection", "evaluate"), "rewards": ("grpo", "rejection", "evaluate")}
 """What a stage takes from the top of the recipe when it has none of its own, and which kinds of stage do."""
 
-PATHS = ("path", "file", "corpus", "folder")
+OF_SOURCE = ("template", "held_out", "max_prompt_tokens", "long_prompts")
+"""What problems of an earlier stage take from those of that stage. Examples in its prompts are not learned from."""
+
+PATHS = ("path", "file", "corpus", "folder", "start", "models", "examples")
+MODELS = ("start", "models")
+"""Keys whose value is a path when it has a slash, and otherwise a word such as base, or a stage."""
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
@@ -164,7 +169,28 @@ def _with_shared(raw: dict[str, Any]) -> dict[str, Any]:
         return {key: raw[key] for key, kinds in SHARED.items() if key in raw and stage.get("kind") in kinds} | stage
 
     stages = raw.get("stages")
-    return raw | {"stages": [complete(stage) for stage in stages]} if isinstance(stages, list) else raw
+    return raw | {"stages": _with_sources([complete(stage) for stage in stages])} if isinstance(stages, list) else raw
+
+
+def _with_sources(stages: list[Any]) -> list[Any]:
+    """The stages in which data of an earlier one has that one's template and split, where nothing else is said."""
+
+    def complete(stage: Any, earlier: list[Any]) -> Any:
+        problems = stage.get("problems") if isinstance(stage, dict) else None
+        if not isinstance(problems, dict) or "stage" not in problems:
+            return stage
+        names = (problems["stage"], str(problems["stage"]).lstrip("0123456789").removeprefix("-"))
+        made = [one for one in earlier if isinstance(one, dict) and one.get("name", one.get("kind")) in names]
+        source = made[-1].get("problems") if made else None
+        taken = {key: source[key] for key in OF_SOURCE if key in source} if isinstance(source, dict) else {}
+        if isinstance(taken.get("template"), dict):
+            taken["template"] = {k: v for k, v in taken["template"].items() if k != "examples"}
+        return stage | {"problems": taken | problems}
+
+    done: list[Any] = []
+    for stage in stages:
+        done.append(complete(stage, done))
+    return done
 
 
 def _anchored(node: Any, folder: Path, key: str = "") -> Any:
@@ -179,7 +205,7 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     if key in FUNCTIONS:
         stem, colon, name = node.partition(".py:")
         file, member = (stem + ".py", ":" + name) if colon else ("", "")
-    elif key not in PATHS:
+    elif key not in PATHS or (key in MODELS and "/" not in node):
         return node
     return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
 

@@ -85,7 +85,7 @@ def _one_round(
         groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
     with clock("reward"):
         scoring = judge(task, groups, source.run.accelerator)
-    _check_failures(scoring, stage.max_reward_errors, place[0])
+    check_failures(scoring, stage.max_reward_errors, place[0])
     return scoring.groups
 
 
@@ -108,7 +108,8 @@ def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], sec
     }
 
 
-def _check_failures(scoring: Scoring, limit: float, step: int) -> None:
+def check_failures(scoring: Scoring, limit: float, step: int) -> None:
+    """Raise UserError when more than a share `limit` of a step's completions could not be scored."""
     total = sum(len(group.scores) for group in scoring.groups)
     unscored = sum(score.total is None for group in scoring.groups for score in group.scores)
     if unscored > limit * total and scoring.failures:

@@ -29,7 +29,7 @@ def read_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
     """
     problems = [_problem(place, row, settings.columns) for place, row in islice(_rows(settings, seed), settings.size)]
     if not problems:
-        raise UserError(f"{_origin(settings)}: expected at least one problem, got none: give data with rows")
+        raise UserError(f"{origin(settings)}: expected at least one problem, got none: give data with rows")
     return problems
 
 
@@ -61,8 +61,9 @@ def _checked(prompt: Any, place: str) -> str:
     return prompt
 
 
-def _origin(settings: ProblemSettings) -> str:
-    return str(settings.path or settings.dataset or settings.task or settings.function)
+def origin(settings: ProblemSettings) -> str:
+    """The source's name, as errors and tables have it."""
+    return str(settings.path or settings.dataset or settings.task or settings.function or settings.stage)
 
 
 def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:
@@ -72,7 +73,7 @@ def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:
         return _numbered(settings.dataset, _hub_rows(settings.dataset, settings.config, settings.split or "train"))
     if settings.function is not None:
         return _numbered(settings.function, _said_plainly(settings.function, settings.params))
-    assert settings.task is not None, "ProblemSettings has exactly one source"
+    assert settings.task is not None, "ProblemSettings has one source, and that of a stage is bound to its file"
     assert settings.size is not None, "ProblemSettings has a size with a task"
     return _numbered(settings.task, gym_rows(settings.task, settings.size, {"seed": seed, **settings.params}))
 
