@@ -51,3 +51,12 @@ def greedy_figures(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, fl
     figures["unscorable"] = float(sum(score.total is None for score in scores))
     figures["problems"] = float(len(scores))
     return figures | draft_figures([group.group.completions[0] for group in scored])
+
+
+def accuracy_of_sources(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, float]:
+    """The share of right greedy answers of each source of a mixture."""
+    figures: dict[str, float] = {}
+    for source in sorted({group.group.problem.source for group in scored} - {""}):
+        own = [group for group in scored if group.group.problem.source == source]
+        figures[f"source/{source}/accuracy"] = sum(is_right(group.scores[0], accuracy) for group in own) / len(own)
+    return figures

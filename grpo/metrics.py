@@ -114,6 +114,7 @@ def sample_rows(
             row = {
                 "step": step,
                 "problem_id": group.problem.id,
+                **({"source": group.problem.source} if group.problem.source else {}),
                 "prompt": prompt,
                 "completion": completion.text,
                 "tokens": len(completion.token_ids),

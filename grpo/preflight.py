@@ -7,7 +7,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
+from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, ProblemSettings, Recipe, SftStage
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
@@ -15,6 +15,7 @@ from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
 from grpo.sources import read_problems
+from grpo.task import own_rewards
 from grpo.types import UserError
 
 
@@ -70,9 +71,14 @@ def check_experts(recipe: Recipe) -> None:
 
 
 def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
-    columns = read_problems(stage.problems, seed)[0].columns.keys()
+    for source in stage.problems.each:
+        _check_source(stage, source, seed)
+
+
+def _check_source(stage: SftStage | GrpoStage | EvaluateStage, source: ProblemSettings, seed: int) -> None:
+    columns = read_problems(source, seed)[0].columns.keys()
     if not isinstance(stage, SftStage):
-        for reward in load_rewards(stage.rewards):
+        for reward in own_rewards(source, load_rewards(stage.rewards)):
             check_columns(reward, columns)
     elif stage.completion_column not in columns:
         raise UserError(

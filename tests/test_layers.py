@@ -10,6 +10,7 @@ FLOORS = [
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
         "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
         "grpo.kernels.*",
+        "grpo.curriculum_settings", "grpo.mixture_settings",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -18,6 +19,7 @@ FLOORS = [
         "grpo.experts", "grpo.experts.routing",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
+        "grpo.feed",
     },
     {
         "grpo.rollout.*", "grpo.policy", "grpo.mtp", "grpo.mtp_files", "grpo.mtp_loss", "grpo.checkpoint_names",

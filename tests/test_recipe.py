@@ -36,7 +36,11 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
-    (ProblemSettings, {"path": "a", "task": "b"}, "exactly one of path, dataset, task, function, got path, task"),
+    (
+        ProblemSettings,
+        {"path": "a", "task": "b"},
+        "exactly one of path, dataset, task, function, sources, got path, task",
+    ),
     (ProblemSettings, {"path": "a", "params": {"x": 1}}, "params belongs to task or function"),
     (ProblemSettings, {"path": "a", "split": "test"}, "config and split belong to dataset"),
     (ProblemSettings, {"task": "sums"}, "size is needed with task"),
