@@ -57,10 +57,10 @@ def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: 
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
-    greedy = "one greedy completion"
-    sampled = f" and {stage.samples} samples" if stage.samples else ""
-    tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
-    words = f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"
+    asked = ["one greedy completion"] if stage.greedy else []
+    asked += [f"{stage.samples} samples"] if stage.samples else []
+    tokens = stage.limit * (stage.greedy + stage.samples) * stage.max_new_tokens * len(stage.templates)
+    words = f"at most {stage.limit} problems, {' and '.join(asked)} of each: at most {tokens:,} new tokens a model"
     return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
 
 

@@ -590,17 +590,22 @@ class GrpoStage(TrainingSettings):
 
 
 class EvaluateStage(EngineSettings):
-    """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
+    """Accuracy on held-out problems: greedy, pass@k and cons@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
     problems: ProblemSettings
     rewards: list[RewardSettings] = Field(min_length=1)
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
-    part: Literal["held_out", "train"] = "held_out"
+    part: Literal["held_out", "train", "all"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
     models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
+    templates: list[Literal["training", "native"]] = Field(
+        ["training"], min_length=1, description="the problems' own template, the model's own chat template, or both"
+    )
+    greedy: bool = Field(True, description="one completion of the likeliest tokens a problem")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
+    cons: list[Count] = Field([], description="k of cons@k: how often the majority of k samples is right")
     temperature: Positive = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
@@ -611,6 +616,10 @@ class EvaluateStage(EngineSettings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
+        if max(self.cons, default=0) > self.samples:
+            raise ValueError(f"cons must be at most samples ({self.samples}), got {max(self.cons)}")
+        if not self.samples and not self.greedy:
+            raise ValueError("needs samples, or greedy: without both there is nothing to measure")
         return self
 
     @model_validator(mode="after")

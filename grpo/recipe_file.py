@@ -59,7 +59,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(_anchored(_with_shared(raw), path.parent.resolve()))
     except ValidationError as error:
-        raise UserError(f"{path.name}: {_sentence(error, raw)}") from None
+        raise UserError(f"{path.name}: {sentence_of(error, raw)}") from None
     return recipe.model_copy(update={"problems": None, "rewards": None})
 
 
@@ -203,7 +203,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 # --- mistakes in one sentence -----------------------------------------------------------------------------------------
 
 
-def _sentence(error: ValidationError, raw: dict[str, Any]) -> str:
+def sentence_of(error: ValidationError, raw: dict[str, Any]) -> str:
+    """The first mistake of a recipe in one sentence."""
     details = error.errors(include_url=False)
     mistakes = list(dict.fromkeys(_describe(detail, _written_at(detail["loc"], raw)) for detail in details))
     return mistakes[0] + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")

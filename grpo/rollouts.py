@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grpo.advantages import keep_groups
+from grpo.evaluation import RIGHT
 from grpo.experience import part_matrix, reward_matrix
 from grpo.feed import Feed, FeedChange, FeedState, Visit, after, joined, take
-from grpo.held_out import RIGHT
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
 from grpo.recipe import GrpoStage

@@ -85,11 +85,21 @@ def own_rewards(settings: ProblemSettings, rewards: tuple[Reward, ...]) -> tuple
 
 
 def ask(
-    task: Task, engine: Engine, run: StageRun, problems: Sequence[Problem], sampling: Sampling, n: int, *place: int
+    task: Task,
+    engine: Engine,
+    run: StageRun,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    n: int,
+    *place: int,
+    first: int = 0,
 ) -> list[Group]:
-    """Sample `n` completions of each problem on all processes; `place` says where in the stage this is."""
+    """Sample `n` completions of each problem on all processes; `place` says where in the stage this is.
+
+    `first` is the place of the first problem where these are a part of more.
+    """
     seed = (run.seed, run.number, *place)
-    return collect_everywhere(run.accelerator, engine, problems, task.problems.prompt_ids, sampling, n, seed)
+    return collect_everywhere(run.accelerator, engine, problems, task.problems.prompt_ids, sampling, n, seed, first)
 
 
 def judge(task: Task, groups: Sequence[Group], accelerator: Accelerator) -> Scoring:

@@ -27,6 +27,7 @@ FLOORS = [
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
         "grpo.convert", "grpo.convert.*",
+        "grpo.recorded", "grpo.evaluation_table",
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
@@ -34,7 +35,8 @@ FLOORS = [
     },
     {"grpo.stages", "grpo.stages.*"},
     {
-        "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+        "grpo.preflight", "grpo.benchmarks", "grpo.eval_command", "grpo.reward_test", "grpo.pipeline",
+        "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
     },
 ]  # fmt: skip
 
