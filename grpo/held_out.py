@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo.evaluation import is_right
 from grpo.recorded import answer_figures, greedy_accuracy, recorded
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
@@ -39,6 +38,7 @@ def accuracy_of_sources(scored: Sequence[ScoredGroup], accuracy: str) -> dict[st
     """The share of right greedy answers of each source of a mixture."""
     figures: dict[str, float] = {}
     for source in sorted({group.group.problem.source for group in scored} - {""}):
-        own = [group for group in scored if group.group.problem.source == source]
-        figures[f"source/{source}/accuracy"] = sum(is_right(group.scores[0], accuracy) for group in own) / len(own)
+        own = [recorded(group, 0, accuracy) for group in scored if group.group.problem.source == source]
+        measured = greedy_accuracy(own)
+        figures |= {f"source/{source}/accuracy": measured["accuracy"]} if measured else {}
     return figures

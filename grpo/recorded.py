@@ -25,7 +25,8 @@ INTERVALS = "95 %: Wilson's for greedy accuracy, normal over problems (each the 
 class Recorded:
     """One completion: what was asked of which model, whether it was the likeliest one, and what came of it.
 
-    `found` is its final answer, None where there is none.
+    `applies` says whether the accuracy reward has anything to say on the problem; where it failed, the answer is not
+    right. `found` is the final answer, None where there is none.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Recorded:
     source: str
     problem: str
     greedy: bool
+    applies: bool
     right: bool
     rewards: Mapping[str, float | None]
     scorable: bool
@@ -51,6 +53,7 @@ def recorded(group: ScoredGroup, copy: int, accuracy: str) -> Recorded:
         source=problem.source,
         problem=problem.id,
         greedy=True,
+        applies=score.status.get(accuracy) != "not_applicable",
         right=is_right(score, accuracy),
         rewards=score.parts,
         scorable=score.total is not None,
@@ -85,14 +88,14 @@ def figures_of(answers: Sequence[Recorded], wanted: Wanted) -> Figures:
 def _figures(answers: Sequence[Recorded], wanted: Wanted) -> Figures:
     greedy = [answer for answer in answers if answer.greedy]
     sampled = [answer for answer in answers if not answer.greedy]
-    figures = greedy_accuracy(greedy) if greedy else {}
-    if sampled:
-        figures |= sampled_figures(sampled, wanted)
-    return figures | answer_figures(greedy or sampled)
+    return greedy_accuracy(greedy) | sampled_figures(sampled, wanted) | answer_figures(greedy or sampled)
 
 
 def greedy_accuracy(answers: Sequence[Recorded]) -> Figures:
-    """The share of right answers, one a problem, with its 95 % Wilson interval."""
+    """The share of right answers, one a problem, with its 95 % Wilson interval; nothing where none is judged."""
+    answers = [answer for answer in answers if answer.applies]
+    if not answers:
+        return {}
     right = sum(answer.right for answer in answers)
     low, high = wilson_interval(right, len(answers))
     return {"accuracy": right / len(answers), "accuracy_low": low, "accuracy_high": high}
@@ -112,10 +115,13 @@ def answer_figures(answers: Sequence[Recorded]) -> Figures:
 
 
 def sampled_figures(answers: Sequence[Recorded], wanted: Wanted) -> Figures:
-    """pass@k and cons@k, means over problems, with their intervals over problems."""
+    """pass@k and cons@k, means over problems to which accuracy applies, with their intervals over problems."""
     by_problem: dict[str, list[Recorded]] = defaultdict(list)
     for answer in answers:
-        by_problem[answer.problem].append(answer)
+        if answer.applies:
+            by_problem[answer.problem].append(answer)
+    if not by_problem:
+        return {}
     values = {
         f"pass@{k}": [pass_at_k(len(own), sum(one.right for one in own), k) for own in by_problem.values()]
         for k in wanted.k
@@ -165,6 +171,7 @@ def from_row(row: Mapping[str, Any], accuracy: str) -> Recorded:
         source=str(row.get("source", "")),
         problem=str(row.get("problem_id", row.get("prompt"))),
         greedy=bool(row.get("greedy", False)),
+        applies=row.get("status", {}).get(accuracy) != "not_applicable",
         right=value is not None and value >= RIGHT,
         rewards=rewards,
         scorable=row.get("total", 0.0) is not None,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from grpo.cli import train
 from grpo.data import ProblemSet, mixed
 from grpo.display import SilentDisplay
+from grpo.held_out import accuracy_of_sources, greedy_figures
 from grpo.recipe import GrpoStage, ModelSettings, ProblemSettings
 from grpo.recipe_file import dump_recipe, load_recipe
 from grpo.rollouts import source_figures
@@ -111,6 +112,9 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
     assert scored[1].scores[0].total == 1.5
     assert scored[2].scores[0].total == 0.5  # the gate that does not judge this source is open
     assert scored[2].scores[0].status == {"accuracy": "not_applicable", "length": "ok"}
+    # Accuracy has nothing to say on chat: that is not a wrong answer.
+    assert greedy_figures(scored, "accuracy")["accuracy"] == 1.0
+    assert accuracy_of_sources(scored, "accuracy") == {"source/sums/accuracy": 1.0}
     figures = source_figures(scored)
     assert figures["source/chat/groups"] == pytest.approx(2 / 3)
     assert figures["source/sums/accuracy"] == 1.0
