@@ -15,7 +15,7 @@ import pytest
 
 SUMS = {
     "function": "grpo.tasks.arithmetic:sums",
-    "params": {"size": 60, "terms": 2, "max_value": 20},
+    "params": {"size": 14, "terms": 2, "max_value": 20},
     "template": {"kind": "plain"},
 }
 
@@ -39,7 +39,7 @@ STAGES = [
         "rollout": {"max_new_tokens": 32},
         "problems": [
             {**SUMS, "label": "two", "weight": 2.0},
-            {**SUMS, "label": "three", "params": {"size": 60, "terms": 3, "max_value": 9}, "first_step": 3},
+            {**SUMS, "label": "three", "params": {"size": 14, "terms": 3}, "first_step": 3},
         ],
         "curriculum": {"visits": 1, "retest_after": 1},
         "length_schedule": [{"step": 5, "max_new_tokens": 40}],
