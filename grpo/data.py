@@ -36,6 +36,7 @@ class ProblemSet:
     prompt_ids: Mapping[str, tuple[int, ...]]
     dropped_long: int
     duplicates: int
+    held_out_elsewhere: int = 0
 
 
 def load_problems(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> ProblemSet:
@@ -57,12 +58,15 @@ def mixed(parts: Mapping[str, ProblemSet]) -> ProblemSet:
     named = {name: _named(name, part) for name, part in parts.items()}
     asked = {problem.prompt for part in named.values() for problem in part.held_out}
     turns = zip_longest(*[part.held_out for part in named.values()])
+    train = [problem for part in named.values() for problem in part.train]
+    kept = tuple(problem for problem in train if problem.prompt not in asked)
     return ProblemSet(
-        train=tuple(p for part in named.values() for p in part.train if p.prompt not in asked),
+        train=kept,
         held_out=tuple(problem for turn in turns for problem in turn if problem is not None),
         prompt_ids={problem: ids for part in named.values() for problem, ids in part.prompt_ids.items()},
         dropped_long=sum(part.dropped_long for part in named.values()),
         duplicates=sum(part.duplicates for part in named.values()),
+        held_out_elsewhere=len(train) - len(kept),
     )
 
 

@@ -618,6 +618,8 @@ class EvaluateStage(EngineSettings):
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
         if max(self.cons, default=0) > self.samples:
             raise ValueError(f"cons must be at most samples ({self.samples}), got {max(self.cons)}")
+        if len(set(self.templates)) < len(self.templates):
+            raise ValueError(f"templates must differ, got {', '.join(self.templates)}")
         if not self.samples and not self.greedy:
             raise ValueError("needs samples, or greedy: without both there is nothing to measure")
         return self

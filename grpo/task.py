@@ -55,6 +55,8 @@ def load_task(
         run.display.note(f"{loaded.dropped_long} problems longer than {problems.longest_prompt} tokens are left out")
     if loaded.duplicates:
         run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
+    if loaded.held_out_elsewhere:
+        run.display.note(f"{loaded.held_out_elsewhere} problems that another source holds out are not trained on")
     judges = load_rewards(rewards)
     sources = {source.shown_as: _manner(source, judges, tokenizer) for source in problems.sources or ()}
     first = problems.each[0]

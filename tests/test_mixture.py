@@ -84,7 +84,7 @@ def test_a_question_held_out_by_one_source_is_not_trained_on_by_another() -> Non
     assert both.train == ()
     assert [problem.id for problem in both.held_out] == ["one:q", "two:p", "one:r"]  # in turns
     assert both.prompt_ids["two:p"] == (4,)
-    assert (both.dropped_long, both.duplicates) == (3, 3)
+    assert (both.dropped_long, both.duplicates, both.held_out_elsewhere) == (3, 3, 2)
 
 
 def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_tokenizer: Any) -> None:

@@ -117,7 +117,7 @@ def wanted(stage: EvaluateStage) -> Wanted:
 
 def tolerance_of(rewards: Sequence[RewardSettings], accuracy: str) -> Tolerance:
     """How exactly the accuracy reward compares, so that votes are compared likewise."""
-    options = next((reward.options for reward in rewards if reward.shown_as == accuracy), {})
+    options = next((one.options for one in rewards if (one.name, one.shown_as) == ("accuracy", accuracy)), {})
     return Tolerance(float(options.get("absolute_tolerance", 0.0)), float(options.get("relative_tolerance", 0.0)))
 
 
@@ -179,6 +179,9 @@ class _Asking:
                 "right": is_right(score, self.stage.accuracy),
                 "found": found_answer(prefill + completion.text, has_scorer),
                 **({"drafts": completion.drafts} if completion.drafts else {}),
+                "advantage": None,  # nothing is learned here
+                "weight_version": completion.weight_version,
+                "mask_reason": None,
             }
             for completion, score in zip(scored.group.completions, scored.scores, strict=True)
         ]
