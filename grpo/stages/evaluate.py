@@ -47,12 +47,12 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
                 rows[key_of(name, template)] = figures
                 log.write(steps[template], figures, samples, model=name, template=template)
                 _write_progress(run, rows, log)
-                if run.accelerator.is_main_process:
-                    _partial(run, steps[template]).unlink(missing_ok=True)
                 run.display.step(steps[template], figures, None)
     log.close()
     measured = [(name, template, rows[key_of(name, template)]) for name, template in asked]
     if run.accelerator.is_main_process:
+        for unfinished in run.folder.glob("unfinished-*.jsonl"):  # all of it is in samples.jsonl now
+            unfinished.unlink()
         write_results(run.folder / "results.json", measured, stage.model_dump(mode="json"))
     run.display.table(f"{run.folder.name}: {stage.part} problems", table(measured, stage.accuracy))
 
