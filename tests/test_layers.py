@@ -35,8 +35,8 @@ FLOORS = [
     },
     {"grpo.stages", "grpo.stages.*"},
     {
-        "grpo.preflight", "grpo.benchmarks", "grpo.eval_command", "grpo.reward_test", "grpo.pipeline",
-        "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+        "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+        "grpo.benchmarks", "grpo.eval_command",
     },
 ]  # fmt: skip
 
