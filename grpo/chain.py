@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from grpo.recipe import EvaluateStage, GrpoStage, ProblemSettings, Recipe, Stage
+from grpo.recipe import EvaluateStage, GrpoStage, ProblemSettings, Recipe, SourceSettings, Stage
 from grpo.settings import Settings
 from grpo.stage_settings import StartingStage
 from grpo.types import UserError
@@ -38,10 +38,10 @@ class Link:
 
 
 class EvaluatedSet(NamedTuple):
-    """Problems that a stage evaluates on."""
+    """Problems that a stage evaluates on, of one source."""
 
     problems: ProblemSettings
-    part: Literal["held_out", "train"]
+    part: Literal["held_out", "train", "all"]
 
 
 def chain(recipe: Recipe) -> list[Link]:
@@ -71,9 +71,9 @@ def find(links: Sequence[Link], name: str, where: str) -> Link:
 
 
 def problem_sources(value: Any) -> Iterator[ProblemSettings]:
-    """Every source of problems in a part of a recipe, however deep."""
+    """Every source of problems in a part of a recipe, however deep; of a mixture each, and not the mixture."""
     if isinstance(value, ProblemSettings):
-        yield value
+        yield from value.each
     elif isinstance(value, Settings):
         for name in type(value).model_fields:
             yield from problem_sources(getattr(value, name))
@@ -84,9 +84,10 @@ def problem_sources(value: Any) -> Iterator[ProblemSettings]:
 
 def evaluated_sets(recipe: Recipe) -> list[EvaluatedSet]:
     """What the stages of a recipe evaluate on, without data that its own stages leave."""
-    found = [EvaluatedSet(s.problems, s.part) for s in recipe.stages if isinstance(s, EvaluateStage)]
+    stages = [s for s in recipe.stages if isinstance(s, EvaluateStage)]
+    found = [EvaluatedSet(source, s.part) for s in stages for source in s.problems.each]
     held_out = [s.problems for s in recipe.stages if isinstance(s, GrpoStage) and s.evaluation is not None]
-    found += [EvaluatedSet(problems, "held_out") for problems in held_out]
+    found += [EvaluatedSet(source, "held_out") for problems in held_out for source in problems.each]
     return [one for place, one in enumerate(found) if one.problems.stage is None and one not in found[:place]]
 
 
@@ -102,9 +103,10 @@ def bound(link: Link, links: Sequence[Link], folder: Path) -> Stage:
 
 
 def with_files(settings: AnySettings, files: Mapping[str, str]) -> AnySettings:
-    """The settings with problems of a stage in `files` read from there."""
+    """The settings with problems of a stage in `files` read from there; a source of a mixture keeps its name."""
     if isinstance(settings, ProblemSettings) and settings.stage is not None:
-        return settings.model_copy(update={"path": files[settings.stage], "stage": None})
+        named = {"label": settings.shown_as} if isinstance(settings, SourceSettings) else {}
+        return settings.model_copy(update={"path": files[settings.stage], "stage": None, **named})
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     changed = {
         name: _with_files(value, files)

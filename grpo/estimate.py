@@ -61,7 +61,7 @@ def describe(recipe: Recipe) -> str:
 def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
     if isinstance(stage, GrpoStage):
         learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
-        engine = _engine(stage.rollout, stage, stage.rollout.max_new_tokens, size, model)
+        engine = _engine(stage.rollout, stage, stage.longest_completion, size, model)
         return [*_grpo_words(stage), engine, learner]
     if isinstance(stage, SftStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
@@ -71,10 +71,10 @@ def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
         most = f"at most {stage.limit} problems" if stage.limit else "every problem of the training part"
         words = f"{most}, {stage.samples} samples of each of at most {stage.max_new_tokens:,} tokens"
         return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
-    greedy = "one greedy completion"
-    sampled = f" and {stage.samples} samples" if stage.samples else ""
-    tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
-    words = f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"
+    asked = ["one greedy completion"] if stage.greedy else []
+    asked += [f"{stage.samples} samples"] if stage.samples else []
+    tokens = stage.limit * (stage.greedy + stage.samples) * stage.max_new_tokens * len(stage.templates)
+    words = f"at most {stage.limit} problems, {' and '.join(asked)} of each: at most {tokens:,} new tokens a model"
     return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
 
 
@@ -86,24 +86,24 @@ def _engine(
     model: ModelSettings,
 ) -> str:
     dtype = "float32" if (stage.precision, model.dtype) == ("fp32", "float32") else "bfloat16"
-    length = stage.problems.max_prompt_tokens + new
+    length = stage.problems.longest_prompt + new
     return engine_words(settings, size.parameters, size.cache_values, length, dtype)
 
 
 def _grpo_words(stage: GrpoStage) -> list[str]:
     completions = stage.prompts_per_step * stage.completions_per_prompt
-    new_tokens = completions * stage.rollout.max_new_tokens
+    new_tokens = completions * stage.longest_completion
     updates = stage.minibatches_per_step * stage.epochs_per_step
     per_minibatch = stage.prompts_per_step // stage.minibatches_per_step
-    learned = (new_tokens + stage.prompts_per_step * stage.problems.max_prompt_tokens) * stage.epochs_per_step
+    learned = (new_tokens + stage.prompts_per_step * stage.problems.longest_prompt) * stage.epochs_per_step
     return [
         f"{stage.prompts_per_step} prompts a step x {stage.completions_per_prompt} completions a prompt = "
         f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
         f"{stage.minibatches_per_step} minibatches of {per_minibatch} prompts x {stage.epochs_per_step} epochs = "
         f"{updates} updates a step",
-        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens})",
+        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.longest_completion})",
         f"the learner computes at most {learned:,} tokens a step (each prompt of at most "
-        f"{stage.problems.max_prompt_tokens} once), {stage.tokens_per_micro_batch:,} at a time",
+        f"{stage.problems.longest_prompt} once), {stage.tokens_per_micro_batch:,} at a time",
     ]
 
 

@@ -28,6 +28,7 @@ from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
 from grpo.sources import origin, read_problems
+from grpo.task import own_rewards
 from grpo.templates import read_examples
 from grpo.types import UserError
 
@@ -49,13 +50,15 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
         for source in problem_sources(stage):
             if source.template.examples is not None:
                 read_examples(source.template.examples)
-        _check_data(stage, _columns(stage.problems, before, folder, recipe.seed))
+        for source in stage.problems.each:
+            _check_data(stage, source, _columns(source, before, folder, recipe.seed))
+            if isinstance(stage, SftStage) and stage.layout is not None and source.stage is None:
+                _check_layout(stage, source, stage.layout, recipe.seed)
         if isinstance(stage, RejectionStage):
             for mix in stage.mix:
-                _check_mix(mix, _columns(mix.problems, before, folder, recipe.seed))
+                for source in mix.problems.each:
+                    _check_mix(mix, source, _columns(source, before, folder, recipe.seed))
             _check_rensa(stage)
-        if isinstance(stage, SftStage) and stage.layout is not None and stage.problems.stage is None:
-            _check_layout(stage, stage.layout, recipe.seed)
         if not isinstance(stage, SftStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
 
@@ -87,12 +90,12 @@ def check_experts(recipe: Recipe) -> None:
 
 
 def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, seed: int) -> Collection[str]:
-    """The columns of a stage's problems, those of the first row."""
+    """The columns of a source of problems, those of the first row; of data of a stage, those that every row has."""
     if problems.stage is None:
         return read_problems(problems, seed)[0].columns.keys()
-    source = find(links, problems.stage, "problems.stage")
-    columns = {*_columns(source.stage.problems, links, folder, seed), *DATA_COLUMNS}
-    return columns | problems.columns.keys()
+    link = find(links, problems.stage, "problems.stage")
+    sampled = [{*_columns(source, links, folder, seed)} for source in link.stage.problems.each]
+    return set.intersection(*sampled) | {*DATA_COLUMNS} | problems.columns.keys()
 
 
 def _check_paths(link: Link) -> None:
@@ -103,9 +106,9 @@ def _check_paths(link: Link) -> None:
             raise UserError(f"stages[{link.number - 1}]: no model folder {path}: make it first, or correct the path")
 
 
-def _check_data(stage: Stage, columns: Collection[str]) -> None:
+def _check_data(stage: Stage, source: ProblemSettings, columns: Collection[str]) -> None:
     if not isinstance(stage, SftStage):
-        for reward in load_rewards(stage.rewards):
+        for reward in own_rewards(source, load_rewards(stage.rewards)):
             check_columns(reward, columns)
     elif stage.completion_column not in columns:
         raise UserError(
@@ -120,10 +123,10 @@ def _check_teacher(stage: Stage) -> None:
         load_config(stage.teacher.path)
 
 
-def _check_mix(mix: MixSettings, columns: Collection[str]) -> None:
+def _check_mix(mix: MixSettings, source: ProblemSettings, columns: Collection[str]) -> None:
     if mix.completion_column not in columns:
         raise UserError(
-            f"stage rejection: {origin(mix.problems)} has no column {mix.completion_column!r} to mix in, only "
+            f"stage rejection: {origin(source)} has no column {mix.completion_column!r} to mix in, only "
             f"{', '.join(columns)}; set completion_column"
         )
 
@@ -133,13 +136,13 @@ def _check_rensa(stage: RejectionStage) -> None:
         raise UserError("near_duplicates: needs rensa, which is not installed: pip install rensa, or set it to null")
 
 
-def _check_layout(stage: SftStage, layout: LayoutSettings, seed: int) -> None:
+def _check_layout(stage: SftStage, source: ProblemSettings, layout: LayoutSettings, seed: int) -> None:
     """Every demonstration has reasoning and a summary, before anything is learned from them."""
-    for problem in read_problems(stage.problems, seed):
+    for problem in read_problems(source, seed):
         text = problem.columns.get(stage.completion_column)
         if not isinstance(text, str) or parts(text, layout) is None:
             raise UserError(
-                f"stage sft: {origin(stage.problems)}: the completion of {problem.prompt[:40]!r} is not "
+                f"stage sft: {origin(source)}: the completion of {problem.prompt[:40]!r} is not "
                 f"reasoning up to one {layout.end} and a summary after it, got {str(text)[:80]!r}: correct the data, "
                 "or leave layout out"
             )

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
+from grpo.curriculum_settings import CurriculumSettings, LongerFrom, check_steps
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
+from grpo.mixture_settings import SourceOptions, check_mixture, with_sources
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
@@ -104,6 +106,9 @@ class TemplateSettings(Settings):
 class ProblemSettings(Settings):
     """Where problems come from, how they are split, and how they become prompts."""
 
+    sources: Annotated[list["SourceSettings"], Field(min_length=1)] | None = Field(
+        None, description="several sources with weights; problems may be their list alone"
+    )
     path: str | None = Field(None, description="a .jsonl, .parquet or .csv file")
     dataset: str | None = Field(None, description="a data set of the Hugging Face hub")
     task: str | None = Field(None, description="a task of reasoning-gym")
@@ -120,9 +125,14 @@ class ProblemSettings(Settings):
     long_prompts: Literal["drop", "error"] = "drop"
     too_few: Literal["error", "wrap"] = Field("error", description="what to do with less data than one step takes")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_share_what_is_said_once(cls, given: Any) -> Any:
+        return with_sources(given)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        one_of(self, "path", "dataset", "task", "function", "stage")
+        one_of(self, "path", "dataset", "task", "function", "stage", "sources")
         if self.params and self.task is None and self.function is None:
             raise ValueError("params belongs to task or function")
         if self.dataset is None and (self.config is not None or self.split is not None):
@@ -130,6 +140,48 @@ class ProblemSettings(Settings):
         if self.task is not None and self.size is None:
             raise ValueError("size is needed with task: how many problems to generate")
         return self
+
+    @model_validator(mode="after")
+    def _sources_can_be_told_apart(self) -> Self:
+        sources = self.sources or []
+        check_mixture([source.shown_as for source in sources], [source.first_step for source in sources])
+        return self
+
+    @property
+    def each(self) -> list["SourceSettings"] | list["ProblemSettings"]:
+        """The sources of a mixture, or these settings alone."""
+        return self.sources or [self]
+
+    @property
+    def names(self) -> list[str]:
+        """What figures call each of them; empty where there is one."""
+        return [source.shown_as for source in self.sources] if self.sources else [""]
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any problem can be held out."""
+        return any(source.held_out > 0 for source in self.each)
+
+    @property
+    def longest_prompt(self) -> int:
+        """The most tokens that a prompt may have."""
+        return max(source.max_prompt_tokens for source in self.each)
+
+
+class SourceSettings(ProblemSettings, SourceOptions):
+    """One source of a mixture: problems, and how they are mixed in."""
+
+    @model_validator(mode="after")
+    def _is_no_mixture(self) -> Self:
+        if self.sources is not None:
+            raise ValueError("a source has no sources of its own: list them all side by side")
+        return self
+
+    @property
+    def shown_as(self) -> str:
+        """Its name in figures and samples."""
+        origin = self.label or self.task or self.path or self.dataset or self.function or self.stage or ""
+        return origin.rstrip("/").rpartition("/")[2].rpartition(":")[2].removesuffix(".jsonl")
 
 
 class Gate(Settings):
@@ -189,6 +241,13 @@ def _check_gates(rewards: list[RewardSettings]) -> None:
             _check_reward(f"only_if of {reward.shown_as}", reward.only_if.reward, rewards)
             if reward.only_if.reward == reward.shown_as:
                 raise ValueError(f"only_if of {reward.shown_as} names itself: name another reward")
+
+
+def _check_source_rewards(problems: ProblemSettings, rewards: list[RewardSettings]) -> None:
+    """What a source is judged by are rewards of the stage."""
+    for source in problems.sources or ():
+        for name in source.rewards or ():
+            _check_reward(f"rewards of source {source.shown_as}", name, rewards)
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -464,6 +523,8 @@ class GrpoStage(TrainingSettings):
     experts: GrpoExpertSettings = GrpoExpertSettings()
     mask_truncated: bool = Field(False, description="completions cut at max_new_tokens are not trained on")
     dynamic_sampling: DynamicSampling | None = None
+    curriculum: CurriculumSettings | None = None
+    length_schedule: list[LongerFrom] = Field([], description="limits of completions that replace max_new_tokens later")
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
     evaluation: PeriodicEvaluation | None = None
     mtp: RlMtpSettings | None = Field(None, description="left out: the layer follows the policy, which it cannot move")
@@ -492,11 +553,29 @@ class GrpoStage(TrainingSettings):
             _check_reward("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
         if self.dynamic_sampling is not None and self.dynamic_sampling.reward is not None:
             _check_reward("dynamic_sampling.reward", self.dynamic_sampling.reward, self.rewards)
+        if self.curriculum is not None:
+            _check_reward("curriculum.accuracy", self.curriculum.accuracy, self.rewards)
         return self
+
+    @model_validator(mode="after")
+    def _lengths_follow_each_other(self) -> Self:
+        check_steps(self.length_schedule)
+        return self
+
+    def max_new_tokens(self, step: int) -> int:
+        """The longest completion of a step, which count from 1."""
+        begun = [entry.max_new_tokens for entry in self.length_schedule if entry.step <= step]
+        return begun[-1] if begun else self.rollout.max_new_tokens
+
+    @property
+    def longest_completion(self) -> int:
+        """The longest completion of the whole stage, in tokens."""
+        return max([self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in self.length_schedule)])
 
     @model_validator(mode="after")
     def _gates_name_rewards(self) -> Self:
         _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
         return self
 
     @model_validator(mode="after")
@@ -509,7 +588,7 @@ class GrpoStage(TrainingSettings):
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:
-        if self.evaluation is not None and self.problems.held_out == 0:
+        if self.evaluation is not None and not self.problems.holds_out:
             raise ValueError("evaluation needs held-out problems, got problems.held_out 0: raise it")
         return self
 
@@ -521,17 +600,22 @@ class GrpoStage(TrainingSettings):
 
 
 class EvaluateStage(NamedStage, EngineSettings):
-    """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
+    """Accuracy on held-out problems: greedy, pass@k and cons@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
     problems: ProblemSettings
     rewards: list[RewardSettings] = Field(min_length=1)
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
-    part: Literal["held_out", "train"] = "held_out"
+    part: Literal["held_out", "train", "all"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
     models: list[str] | None = Field(None, description="base, stages or paths; left out, base and every model so far")
+    templates: list[Literal["training", "native"]] = Field(
+        ["training"], min_length=1, description="the problems' own template, the model's own chat template, or both"
+    )
+    greedy: bool = Field(True, description="one completion of the likeliest tokens a problem")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
+    cons: list[Count] = Field([], description="k of cons@k: how often the majority of k samples is right")
     temperature: Positive = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
@@ -542,11 +626,17 @@ class EvaluateStage(NamedStage, EngineSettings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
+        if max(self.cons, default=0) > self.samples:
+            raise ValueError(f"cons must be at most samples ({self.samples}), got {max(self.cons)}")
+        if len(set(self.templates)) < len(self.templates):
+            raise ValueError(f"templates must differ, got {', '.join(self.templates)}")
+        if not self.samples and not self.greedy:
+            raise ValueError("needs samples, or greedy: without both there is nothing to measure")
         return self
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:
-        if self.part == "held_out" and self.problems.held_out == 0:
+        if self.part == "held_out" and not self.problems.holds_out:
             raise ValueError("part held_out needs such problems, got problems.held_out 0: raise it, or say part: train")
         return self
 
@@ -554,6 +644,7 @@ class EvaluateStage(NamedStage, EngineSettings):
     def _reward_is_its_own(self) -> Self:
         _check_reward("accuracy", self.accuracy, self.rewards)
         _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
         return self
 
 
@@ -602,6 +693,7 @@ class RejectionStage(StartingStage, EngineSettings):
         for name in self.keep_if:
             _check_reward("keep_if", name, self.rewards)
         _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
         return self
 
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from grpo.mixture_settings import SAID_ONCE
 from grpo.recipe import Recipe
 from grpo.types import UserError
 
@@ -64,7 +65,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(_anchored(_with_shared(raw), path.parent.resolve()))
     except ValidationError as error:
-        raise UserError(f"{path.name}: {_sentence(error, raw)}") from None
+        raise UserError(f"{path.name}: {sentence_of(error, raw)}") from None
     return recipe.model_copy(update={"problems": None, "rewards": None})
 
 
@@ -175,22 +176,38 @@ def _with_shared(raw: dict[str, Any]) -> dict[str, Any]:
 def _with_sources(stages: list[Any]) -> list[Any]:
     """The stages in which data of an earlier one has that one's template and split, where nothing else is said."""
 
-    def complete(stage: Any, earlier: list[Any]) -> Any:
-        problems = stage.get("problems") if isinstance(stage, dict) else None
+    def complete(problems: Any, earlier: list[Any]) -> Any:
+        if isinstance(problems, list):
+            return [complete(source, earlier) for source in problems]
+        if isinstance(problems, dict) and isinstance(problems.get("sources"), list):
+            beside = {key: problems[key] for key in SAID_ONCE if key in problems}
+            taken = [complete(beside | one if isinstance(one, dict) else one, earlier) for one in problems["sources"]]
+            return problems | {"sources": taken}
         if not isinstance(problems, dict) or "stage" not in problems:
-            return stage
+            return problems
         names = (problems["stage"], str(problems["stage"]).lstrip("0123456789").removeprefix("-"))
         made = [one for one in earlier if isinstance(one, dict) and one.get("name", one.get("kind")) in names]
-        source = made[-1].get("problems") if made else None
-        taken = {key: source[key] for key in OF_SOURCE if key in source} if isinstance(source, dict) else {}
-        if isinstance(taken.get("template"), dict):
-            taken["template"] = {k: v for k, v in taken["template"].items() if k != "examples"}
-        return stage | {"problems": taken | problems}
+        return (_of_source(made[-1].get("problems")) if made else {}) | problems
 
     done: list[Any] = []
     for stage in stages:
-        done.append(complete(stage, done))
+        has_problems = isinstance(stage, dict) and "problems" in stage
+        done.append(stage | {"problems": complete(stage["problems"], done)} if has_problems else stage)
     return done
+
+
+def _of_source(problems: Any) -> dict[str, Any]:
+    """What data of a stage with these problems takes from them: of a mixture, what all of its sources say alike."""
+    beside = {key: problems[key] for key in SAID_ONCE if key in problems} if isinstance(problems, dict) else {}
+    listed = problems.get("sources") if isinstance(problems, dict) else problems
+    sources = [beside | one for one in (listed if isinstance(listed, list) else [problems]) if isinstance(one, dict)]
+    first = sources[0] if sources else {}
+    taken = {
+        key: first[key] for key in OF_SOURCE if key in first and all(one.get(key) == first[key] for one in sources)
+    }
+    if isinstance(taken.get("template"), dict):
+        taken["template"] = {k: v for k, v in taken["template"].items() if k != "examples"}
+    return taken
 
 
 def _anchored(node: Any, folder: Path, key: str = "") -> Any:
@@ -229,7 +246,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 # --- mistakes in one sentence -----------------------------------------------------------------------------------------
 
 
-def _sentence(error: ValidationError, raw: dict[str, Any]) -> str:
+def sentence_of(error: ValidationError, raw: dict[str, Any]) -> str:
+    """The first mistake of a recipe in one sentence."""
     details = error.errors(include_url=False)
     mistakes = list(dict.fromkeys(_describe(detail, _written_at(detail["loc"], raw)) for detail in details))
     return mistakes[0] + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")

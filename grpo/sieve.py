@@ -31,11 +31,12 @@ class Candidate:
 class Sieve:
     """The filters of a stage, and what they remember: what is kept, and how often each reason was given.
 
-    The same candidates in the same order get the same reasons.
+    `prefills` holds what the prompt already says of a completion, by the source of the problem. The same candidates in
+    the same order get the same reasons.
     """
 
     stage: RejectionStage
-    prefill: str
+    prefills: Mapping[str, str]
     evaluations: EvaluationIndex | None
     kept: KeptTexts | None
     counts: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,7 @@ class Sieve:
     def _judged(
         self, problem: Problem, number: int, completion: Completion, score: Score, of_problem: int
     ) -> Candidate:
-        text = self.prefill + completion.text
+        text = self.prefills[problem.source] + completion.text
         if not self.stage.keep_stop:
             text = without_stop(text, self.stage.stop)
         reason, detail = own_reason(self.stage, problem, text, completion, score), None

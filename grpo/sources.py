@@ -33,6 +33,13 @@ def read_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
     return problems
 
 
+def first_row(path: Path) -> Mapping[str, Any]:
+    """The first row of a file, as it stands there. Raises UserError when there is none."""
+    for _, row in _file_rows(path):
+        return row
+    raise UserError(f"{path}: expected at least one problem, got none: give data with rows")
+
+
 def problem_id(prompt: str, columns: Mapping[str, Any]) -> str:
     """16 hex digits that depend on the prompt and the `answer` column alone, and are the same on every machine."""
     content = json.dumps([prompt, columns.get("answer")], sort_keys=True, default=str)
@@ -62,7 +69,9 @@ def _checked(prompt: Any, place: str) -> str:
 
 
 def origin(settings: ProblemSettings) -> str:
-    """The source's name, as errors and tables have it."""
+    """The source's name, or those of a mixture's, as errors and tables have it."""
+    if settings.sources is not None:
+        return ", ".join(map(origin, settings.sources))
     return str(settings.path or settings.dataset or settings.task or settings.function or settings.stage)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from grpo.chain import chain
+from grpo.chain import bound, chain, evaluated_sets
 from grpo.cli import train
 from grpo.inputs import WINDOW, WINDOWS, check_inputs, data_digest, model_digest
 from grpo.recipe import Recipe
@@ -17,6 +17,7 @@ PROBLEMS = {"path": "p.jsonl"}
 REWARDS = [{"name": "accuracy"}]
 SFT = {"kind": "sft", "lr": 1e-3, "steps": 1, "problems": PROBLEMS}
 GRPO = {"kind": "grpo", "lr": 1e-6, "steps": 1, "problems": PROBLEMS, "rewards": REWARDS}
+REJECTION = {"kind": "rejection", "problems": PROBLEMS, "rewards": REWARDS}
 EVALUATE = {"kind": "evaluate", "problems": PROBLEMS, "rewards": REWARDS}
 
 
@@ -188,3 +189,19 @@ def test_options_that_make_no_sense_are_said(
 ) -> None:
     assert train([str(write_recipe(stages=RUN_STAGES)), *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_sources_of_a_mixture_may_be_data_of_a_stage(tmp_path: Path) -> None:
+    mixture = {"sources": [{"stage": "rejection"}, {"path": "chat.jsonl"}]}
+    links = chain(recipe(GRPO, REJECTION, SFT | {"problems": mixture}))
+    assert links[2].reads == ("02-rejection",)
+    problems = bound(links[2], links, tmp_path).problems
+    assert [source.path for source in problems.each] == [str(tmp_path / "02-rejection/data.jsonl"), "chat.jsonl"]
+    assert problems.names == ["rejection", "chat"], "figures name the stage, not its file"
+
+
+def test_each_source_of_a_mixture_is_evaluated_on() -> None:
+    sources = [{"path": "a.jsonl", "held_out": 0.2}, {"path": "b.jsonl"}]
+    evaluate = {"kind": "evaluate", "problems": {"sources": sources}, "rewards": [{"name": "accuracy"}], "part": "all"}
+    found = [(one.problems.path, one.problems.held_out, one.part) for one in evaluated_sets(recipe(GRPO, evaluate))]
+    assert found == [("a.jsonl", 0.2, "all"), ("b.jsonl", 0.1, "all")]

@@ -10,6 +10,7 @@ FLOORS = [
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
         "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
         "grpo.stage_settings", "grpo.rejection_settings", "grpo.chain", "grpo.kernels.*",
+        "grpo.curriculum_settings", "grpo.mixture_settings",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
@@ -18,6 +19,7 @@ FLOORS = [
         "grpo.experts", "grpo.experts.routing",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout", "grpo.reading", "grpo.decontamination", "grpo.duplicates",
+        "grpo.feed",
     },
     {
         "grpo.rollout.*", "grpo.policy", "grpo.mtp", "grpo.mtp_files", "grpo.mtp_loss", "grpo.checkpoint_names",
@@ -25,6 +27,7 @@ FLOORS = [
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
         "grpo.convert", "grpo.convert.*", "grpo.inputs", "grpo.sieve", "grpo.candidates",
+        "grpo.recorded", "grpo.evaluation_table",
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
@@ -34,6 +37,7 @@ FLOORS = [
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
         "grpo.plan",
+        "grpo.benchmarks", "grpo.eval_command",
     },
 ]  # fmt: skip
 

@@ -43,7 +43,7 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (
         ProblemSettings,
         {"path": "a", "task": "b"},
-        "exactly one of path, dataset, task, function, stage, got path, task",
+        "exactly one of path, dataset, task, function, stage, sources, got path, task",
     ),
     (ProblemSettings, {"path": "a", "params": {"x": 1}}, "params belongs to task or function"),
     (ProblemSettings, {"path": "a", "split": "test"}, "config and split belong to dataset"),

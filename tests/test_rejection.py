@@ -35,7 +35,7 @@ def stage(**changes: Any) -> RejectionStage:
 
 def sieve(settings: RejectionStage, prefill: str = "") -> Sieve:
     assert settings.near_duplicates is not None
-    return Sieve(settings, prefill, evaluation_index([QUESTION], 10, 10), KeptTexts(settings.near_duplicates))
+    return Sieve(settings, {"": prefill}, evaluation_index([QUESTION], 10, 10), KeptTexts(settings.near_duplicates))
 
 
 def group(*samples: tuple[str, float | None], finish: Finish = "stop") -> ScoredGroup:

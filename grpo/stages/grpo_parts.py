@@ -11,11 +11,11 @@ from torch import Tensor
 
 from grpo.batch import Trajectory, micro_batches
 from grpo.correction import correction_of
-from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
 from grpo.experts.load import balance_of
+from grpo.feed import check_feed, make_feed
 from grpo.forward import packs
-from grpo.held_out import chosen_problems, greedy, greedy_figures
+from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
 from grpo.learner import Learner
@@ -92,7 +92,8 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
     policy = starting_policy(run)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
-    check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
+    feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
+    check_feed(feed, stage.problems, stage.prompts_per_step)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
     mtp = mtp_settings(policy.model, stage.mtp, RlMtpSettings())
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
@@ -101,7 +102,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     rollout = stage.rollout
     work = Work(
         prompts,
-        rollout.max_new_tokens,
+        stage.longest_completion,
         rollout.temperature,
         stage.sampling_precision,
         run.folder,
@@ -114,7 +115,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
-    source = RolloutSource(stage, run, task, engine, saved)
+    source = RolloutSource(stage, run, task, engine, saved, feed)
     parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training, mtp)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
         run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
@@ -163,8 +164,10 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
     clock = Clock()
     with clock("evaluate"):
         rollout = stage.rollout
-        scored = greedy(parts.task, parts.engine, parts.run, problems, rollout.max_new_tokens, rollout.stop)
-    figures = {f"evaluation/{name}": value for name, value in greedy_figures(scored, settings.accuracy).items()}
+        limit = stage.max_new_tokens(max(step, 1))
+        scored = greedy(parts.task, parts.engine, parts.run, problems, limit, rollout.stop)
+    measured = greedy_figures(scored, settings.accuracy) | accuracy_of_sources(scored, settings.accuracy)
+    figures = {f"evaluation/{name}": value for name, value in measured.items()}
     return figures | clock.figures()
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def run(stage: RejectionStage, run: StageRun) -> None:
     problems = _clean_problems(task, index, stage, run)
     chunks = [problems[i : i + stage.problems_per_chunk] for i in range(0, len(problems), stage.problems_per_chunk)]
     kept_texts = None if stage.near_duplicates is None else KeptTexts(stage.near_duplicates)
-    sieve = Sieve(stage, opened(task.template, problems[0]), index, kept_texts)
+    firsts = {problem.source: problem for problem in reversed(problems)}
+    prefills = {source: opened(task.manner(source).template, problem) for source, problem in firsts.items()}
+    sieve = Sieve(stage, prefills, index, kept_texts)
     logged = _read_progress(run.folder)
     log = RunLog.open(run.folder, run.folder.name, run.accelerator, logged["log"])
     run.display.stage(run.number, run.folder.name, stage.kind, len(chunks))
@@ -123,12 +126,15 @@ def _evaluations(stage: RejectionStage, run: StageRun) -> EvaluationIndex | None
     """
     if stage.decontaminate is None:
         return None
-    prompts = [p.prompt for source in stage.decontaminate.against for p in read_problems(source, run.seed)]
+    against = [source for problems in stage.decontaminate.against for source in problems.each]
+    prompts = [p.prompt for source in against for p in read_problems(source, run.seed)]
+    sampled = {origin(source) for source in stage.problems.each}
     for problems, part in run.evaluated:
-        if part == "train" and origin(problems) == origin(stage.problems):
-            continue
         train, held_out = split(read_problems(problems, run.seed), problems.held_out)
-        prompts += [problem.prompt for problem in (train if part == "train" else held_out)]
+        if part != "held_out" and origin(problems) not in sampled:
+            prompts += [problem.prompt for problem in train]
+        if part != "train":
+            prompts += [problem.prompt for problem in held_out]
     return evaluation_index(prompts, stage.decontaminate.words, stage.decontaminate.common)
 
 
@@ -149,7 +155,13 @@ def _clean_problems(
             f"{run.folder.name}: expected problems to sample on, got none of {len(every)} that shares nothing with an "
             "evaluation: lower decontaminate.common if their wording is the same, or add data"
         )
-    return clean[: stage.limit]
+    return _in_turns(clean)[: stage.limit]
+
+
+def _in_turns(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems of a mixture by turns of its sources, so that a limit takes some of each."""
+    lines = [[one for one in problems if one.source == source] for source in dict.fromkeys(p.source for p in problems)]
+    return tuple(problem for turn in zip_longest(*lines) for problem in turn if problem is not None)
 
 
 # --- what else is learned from ----------------------------------------------------------------------------------------
@@ -159,7 +171,8 @@ def _mixed(
     mix: MixSettings, stage: RejectionStage, run: StageRun, kept: int, index: EvaluationIndex | None
 ) -> list[dict[str, Any]]:
     """As many other examples as the ratio says, from the same share of prompts that is trained on elsewhere."""
-    every, _ = split(read_problems(mix.problems, run.seed), stage.problems.held_out)
+    read = [problem for source in mix.problems.each for problem in read_problems(source, run.seed)]
+    every, _ = split(read, max(source.held_out for source in stage.problems.each))
     texts = [(problem, str(problem.columns[mix.completion_column])) for problem in every]
     clean = [problem for problem, text in texts if index is None or overlap(index, problem.prompt, text) is None]
     wanted = round(kept * mix.ratio)
