@@ -11,7 +11,16 @@ from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
+from grpo.recipe import (
+    EvaluateStage,
+    GrpoStage,
+    ModelSettings,
+    Recipe,
+    RewardModelStage,
+    SftStage,
+    Stage,
+    TrainingSettings,
+)
 from grpo.recipe_file import dump_recipe
 from grpo.rollout.vllm_options import cache_bytes_per_token
 from grpo.scratch import model_config
@@ -48,12 +57,12 @@ def describe(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: ModelSettings) -> list[str]:
+def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
     if isinstance(stage, GrpoStage):
         learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
         engine = _engine(stage.rollout, stage, stage.rollout.max_new_tokens, size, model)
         return [*_grpo_words(stage), engine, learner]
-    if isinstance(stage, SftStage):
+    if isinstance(stage, SftStage | RewardModelStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]

@@ -16,10 +16,15 @@ from grpo.recipe import Recipe
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
-from grpo.stages import evaluate, grpo, sft
+from grpo.stages import evaluate, grpo, reward_model, sft
 from grpo.types import UserError
 
-STAGES: dict[str, Callable[[Any, StageRun], None]] = {"sft": sft.run, "grpo": grpo.run, "evaluate": evaluate.run}
+STAGES: dict[str, Callable[[Any, StageRun], None]] = {
+    "sft": sft.run,
+    "grpo": grpo.run,
+    "reward_model": reward_model.run,
+    "evaluate": evaluate.run,
+}
 
 
 def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
@@ -53,6 +58,7 @@ def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
 def _run_stages(recipe: Recipe, folder: Path, accelerator: Accelerator, display: Display) -> None:
     start = _base_model(recipe, folder, accelerator)
     models = {"base": start}
+    reward_models: dict[str, str] = {}
     for number, stage in enumerate(recipe.stages, start=1):
         name = stage_name(number, stage.kind)
         if is_complete(folder / name):
@@ -66,6 +72,7 @@ def _run_stages(recipe: Recipe, folder: Path, accelerator: Accelerator, display:
                 model=recipe.model,
                 start_model=start,
                 models=dict(models),
+                reward_models=dict(reward_models),
                 accelerator=accelerator,
                 display=display,
             )
@@ -73,7 +80,9 @@ def _run_stages(recipe: Recipe, folder: Path, accelerator: Accelerator, display:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 mark_complete(folder / name)
-        if stage.kind != "evaluate":
+        if stage.kind == "reward_model":  # it judges policies and is none
+            reward_models[name] = str(folder / name / "model")
+        elif stage.kind != "evaluate":
             start = models[name] = str(folder / name / "model")
 
 

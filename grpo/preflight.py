@@ -1,5 +1,6 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
+from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, RewardModelStage, SftStage, Stage
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
@@ -35,11 +36,11 @@ def check_ahead(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
         _check_teacher(stage)
-        if not isinstance(stage, SftStage):
+        if isinstance(stage, GrpoStage | EvaluateStage):
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
         if isinstance(stage, EvaluateStage):
             _check_models(stage, number, models)
-        else:
+        elif not isinstance(stage, RewardModelStage):
             models.append(stage_name(number, stage.kind))
 
 
@@ -69,9 +70,11 @@ def check_experts(recipe: Recipe) -> None:
             check_tells_routes(stage.rollout, config)
 
 
-def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
+def _check_data(stage: Stage, seed: int) -> None:
     columns = read_problems(stage.problems, seed)[0].columns.keys()
-    if not isinstance(stage, SftStage):
+    if isinstance(stage, RewardModelStage):
+        _check_preferences(stage, columns)
+    elif not isinstance(stage, SftStage):
         for reward in load_rewards(stage.rewards):
             check_columns(reward, columns)
     elif stage.completion_column not in columns:
@@ -81,10 +84,20 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
         )
 
 
-def _check_teacher(stage: SftStage | GrpoStage | EvaluateStage) -> None:
+def _check_teacher(stage: Stage) -> None:
     """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
     if isinstance(stage, SftStage) and stage.teacher is not None:
         load_config(stage.teacher.path)
+
+
+def _check_preferences(stage: RewardModelStage, columns: Collection[str]) -> None:
+    pairs = stage.objective == "pairwise"
+    for key in ("chosen_column", "rejected_column") if pairs else ("response_column", "label_column"):
+        if getattr(stage, key) not in columns:
+            raise UserError(
+                f"stage reward_model: the problems have no column {getattr(stage, key)!r}, only {', '.join(columns)}; "
+                f"set {key}"
+            )
 
 
 def _check_engine(settings: EngineSettings) -> None:

@@ -11,6 +11,7 @@ from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
+from grpo.preference_settings import Part, RewardModelEvaluation, with_part
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 from grpo.teacher_settings import TeacherSettings
 
@@ -510,6 +511,43 @@ class GrpoStage(TrainingSettings):
         return self
 
 
+class RewardModelStage(TrainingSettings):
+    """A scalar head that learns which of two responses is better, or whether one is good."""
+
+    kind: Literal["reward_model"]
+    problems: ProblemSettings
+    objective: Literal["pairwise", "pointwise"] = "pairwise"
+    judges: Part = Field(description="summary or response; left out, summary for pairs and response for labels")
+    chosen_column: str = Field("chosen", description="the better response of a pair")
+    rejected_column: str = Field("rejected", description="the other response of a pair")
+    response_column: str = Field("response", description="the response that has a label, with pointwise")
+    label_column: str = Field("label", description="1 or true: good, 0 or false: bad, with pointwise")
+    center: NonNegative = Field(0.0, description="how hard the scores of pairs are kept around 0")
+    max_tokens: Count = Field(8192, description="longer examples are left out, prompt included")
+    examples_per_step: Count = 32
+    steps: Count | None = None
+    epochs: Count | None = None
+    evaluation: RewardModelEvaluation = RewardModelEvaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_what_r1_does(cls, given: Any) -> Any:
+        return with_part(given)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        one_of(self, "steps", "epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_objective(self) -> Self:
+        if self.center and self.objective == "pointwise":
+            raise ValueError("center is for pairs, whose scores are known up to a constant: leave it out")
+        if self.problems.held_out == 0:
+            raise ValueError("a reward model is measured on held-out examples, got problems.held_out 0: raise it")
+        return self
+
+
 class EvaluateStage(EngineSettings):
     """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
 
@@ -547,7 +585,7 @@ class EvaluateStage(EngineSettings):
         return self
 
 
-Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kind")]
+Stage = Annotated[SftStage | GrpoStage | RewardModelStage | EvaluateStage, Field(discriminator="kind")]
 
 
 class Recipe(Settings):

@@ -1,7 +1,7 @@
 """What a stage is given: its place in the run, the model it starts from, and the run's means."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,7 +12,11 @@ from grpo.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage's surroundings. `models` holds every model so far by name, `base` and the earlier stages' folders."""
+    """A stage's surroundings.
+
+    `models` holds every policy so far by name, `base` and the earlier stages' folders; `reward_models` those of earlier
+    stages that judge.
+    """
 
     number: int
     folder: Path
@@ -22,3 +26,4 @@ class StageRun:
     models: Mapping[str, str]
     accelerator: Accelerator
     display: Display
+    reward_models: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
-        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
+        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.preference_settings", "grpo.recipe",
+        "grpo.recipe_file",
         "grpo.kernels.*",
     },
     {
@@ -16,6 +17,7 @@ FLOORS = [
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
         "grpo.evaluation", "grpo.allocator", "grpo.fused",
         "grpo.experts", "grpo.experts.routing",
+        "grpo.calibration", "grpo.loading", "grpo.reading", "grpo.scalar_model", "grpo.summary",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",
     },
@@ -28,7 +30,7 @@ FLOORS = [
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
-        "grpo.distillation",
+        "grpo.distillation", "grpo.preference",
     },
     {"grpo.stages", "grpo.stages.*"},
     {
