@@ -1,6 +1,6 @@
 """How right a policy is on problems it never trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from grpo.evaluation import wilson_interval
@@ -18,6 +18,11 @@ def is_right(score: Score, accuracy: str) -> bool:
     """Whether the reward named `accuracy` found the answer right. An answer it failed on is not right."""
     value = score.parts.get(accuracy)
     return value is not None and value >= RIGHT
+
+
+def applicable(scores: Iterable[Score], reward: str) -> list[Score]:
+    """The scores of answers that the reward is there to judge: a question without a right answer has no accuracy."""
+    return [score for score in scores if score.status.get(reward) != "not_applicable"]
 
 
 def chosen_problems(task: Task, part: Literal["held_out", "train"]) -> tuple[Problem, ...]:
@@ -38,11 +43,19 @@ def greedy(
 
 
 def greedy_figures(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, float]:
-    """Accuracy with its 95 % Wilson interval, the mean of every reward, length, and the count of unscorable answers."""
+    """Accuracy with its 95 % Wilson interval, the mean of every reward, length, and the count of unscorable answers.
+
+    Accuracy is of the problems that its reward applies to. Raises UserError when there is none.
+    """
     scores = [group.scores[0] for group in scored]
-    right = sum(is_right(score, accuracy) for score in scores)
-    low, high = wilson_interval(right, len(scores))
-    figures = {"accuracy": right / len(scores), "accuracy_low": low, "accuracy_high": high}
+    judged = applicable(scores, accuracy)
+    right = sum(is_right(score, accuracy) for score in judged)
+    if not judged:
+        raise UserError(
+            f"evaluation: the reward {accuracy} applies to none of {len(scores)} problems: name another one"
+        )
+    low, high = wilson_interval(right, len(judged))
+    figures = {"accuracy": right / len(judged), "accuracy_low": low, "accuracy_high": high}
     for name in scores[0].parts:
         values = [value for score in scores if (value := score.parts[name]) is not None]
         figures |= {f"reward/{name}": sum(values) / len(values)} if values else {}

@@ -62,7 +62,7 @@ def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, task: str = "CAUSAL_LM") -> PeftModel:
-    """Wrap a model, in place, in adapters that start as no change; only they, a predictor and a scalar head are trained.
+    """Wrap a model, in place, in adapters that start as no change; only they, a predictor and a new head are trained.
 
     Raises:
         UserError: a target named by the settings is no module of the model, or the model has no experts.

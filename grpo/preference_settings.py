@@ -1,6 +1,6 @@
 """What a recipe may say about models of preference: what they judge, how they learn and how they are measured."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,10 @@ from grpo.settings import Count, Settings
 
 Part = Literal["summary", "response"]
 """What of a response is judged: what comes after the chain of thought, or all of it (DeepSeek-R1, section 2.3.4)."""
+
+Value = str | int | float | bool
+Where = dict[str, Value | Annotated[list[Value], Field(min_length=1)]]
+"""Names of columns, each with the value, or the values, that a problem must have there."""
 
 R1_PARTS: dict[str, Part] = {"pairwise": "summary", "pointwise": "response"}
 """R1 judges helpfulness, learned from pairs, by the summary, and safety, learned from labels, by everything."""

@@ -9,7 +9,8 @@ from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
 from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, RewardModelStage, SftStage, Stage
-from grpo.rewards.registry import check_columns, load_rewards
+from grpo.rewards.preference_models import check_models
+from grpo.rewards.registry import check_reward, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
@@ -32,16 +33,17 @@ def check_ahead(recipe: Recipe) -> None:
     """
     check_experts(recipe)
     _check_predictor(recipe)
-    models = ["base"]
+    models, reward_models = ["base"], list[str]()
     for number, stage in enumerate(recipe.stages, start=1):
         _check_data(stage, recipe.seed)
         _check_teacher(stage)
         if isinstance(stage, GrpoStage | EvaluateStage):
+            check_models(stage.rewards, reward_models)
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
         if isinstance(stage, EvaluateStage):
             _check_models(stage, number, models)
-        elif not isinstance(stage, RewardModelStage):
-            models.append(stage_name(number, stage.kind))
+        else:
+            (reward_models if isinstance(stage, RewardModelStage) else models).append(stage_name(number, stage.kind))
 
 
 def check_experts(recipe: Recipe) -> None:
@@ -71,12 +73,13 @@ def check_experts(recipe: Recipe) -> None:
 
 
 def _check_data(stage: Stage, seed: int) -> None:
-    columns = read_problems(stage.problems, seed)[0].columns.keys()
+    problems = read_problems(stage.problems, seed)
+    columns = problems[0].columns.keys()
     if isinstance(stage, RewardModelStage):
         _check_preferences(stage, columns)
     elif not isinstance(stage, SftStage):
         for reward in load_rewards(stage.rewards):
-            check_columns(reward, columns)
+            check_reward(reward, problems)
     elif stage.completion_column not in columns:
         raise UserError(
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "

@@ -11,7 +11,7 @@ from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
-from grpo.preference_settings import Part, RewardModelEvaluation, with_part
+from grpo.preference_settings import Part, RewardModelEvaluation, Where, with_part
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 from grpo.teacher_settings import TeacherSettings
 
@@ -106,6 +106,7 @@ class ProblemSettings(Settings):
     split: str | None = Field(None, description="the split of a hub data set; left out, train")
     size: Count | None = Field(None, description="how many problems to generate or read")
     columns: dict[str, str] = Field({}, description="our name for a column: its name in the data")
+    where: Where = Field({}, description="columns and values of the rows that are taken; left out, all of them")
     held_out: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="share kept out of training, by hash")
     template: TemplateSettings = TemplateSettings()
     max_prompt_tokens: Count = 1024
@@ -147,6 +148,7 @@ class RewardSettings(Settings):
     only_if: Annotated[Gate, BeforeValidator(_gate_of_a_name)] | None = Field(
         None, description="a reward that must be reached for this one to count: else it counts as 0"
     )
+    where: Where = Field({}, description="columns and values of the problems it is for; left out, all of them")
     isolate: bool = Field(False, description="call it in worker processes that are killed when they take too long")
     seconds: Positive = Field(10.0, description="how long a call may take when isolate is on")
     memory_gb: Positive = Field(4.0, description="address space of a worker when isolate is on")

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.data import ProblemSet, load_problems
 from grpo.recipe import ProblemSettings, RewardSettings
-from grpo.rewards.registry import Reward, check_columns, load_rewards
+from grpo.rewards.preference_models import with_models
+from grpo.rewards.registry import Reward, check_reward, load_rewards
 from grpo.rewards.score import Scoring, score
 from grpo.rollout.collect import collect_everywhere
 from grpo.rollout.engine import Engine, Sampling
@@ -41,9 +42,11 @@ def load_task(
         run.display.note(f"{loaded.dropped_long} problems longer than {problems.max_prompt_tokens} tokens are left out")
     if loaded.duplicates:
         run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
-    judges = load_rewards(rewards)
+    judges = load_rewards(with_models(rewards, run.reward_models, run.accelerator.device))
     for judge in judges:
-        check_columns(judge, [*loaded.train, *loaded.held_out][0].columns.keys())
+        check_reward(judge, [*loaded.train, *loaded.held_out])
+        if judge.prepare is not None and run.accelerator.is_main_process:
+            judge.prepare()
     return Task(loaded, make_template(problems.template, tokenizer), judges, problems.template.kind == "chat")
 
 

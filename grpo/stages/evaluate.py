@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.evaluation import mean_interval, pass_at_k
 from grpo.files import write_atomic
-from grpo.held_out import chosen_problems, greedy, greedy_figures, is_right
+from grpo.held_out import applicable, chosen_problems, greedy, greedy_figures, is_right
 from grpo.metrics import Clock, RunLog, sample_rows
 from grpo.policy import load_policy
 from grpo.recipe import EvaluateStage
@@ -76,7 +76,8 @@ def evaluate(stage: EvaluateStage, run: StageRun, path: str, step: int) -> tuple
 def sampled_figures(sampled: Sequence[ScoredGroup], stage: EvaluateStage) -> Figures:
     """pass@k, the mean over problems, with intervals over problems; nothing where nothing was sampled."""
     figures: Figures = {}
-    right = [sum(is_right(score, stage.accuracy) for score in group.scores) for group in sampled]
+    judged = [applicable(group.scores, stage.accuracy) for group in sampled]
+    right = [sum(is_right(score, stage.accuracy) for score in scores) for scores in judged if scores]
     for k in stage.k if sampled else ():
         values = [pass_at_k(stage.samples, count, k) for count in right]
         low, high = mean_interval(values)
