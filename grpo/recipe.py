@@ -429,6 +429,9 @@ class PeriodicEvaluation(Settings):
     every: Count = 50
     problems: Count = 64
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
+    watch: list[str] | None = Field(
+        None, description="rewards of preference that may be gamed; left out, those of reward models and judges"
+    )
 
 
 class GrpoStage(TrainingSettings):
@@ -483,6 +486,8 @@ class GrpoStage(TrainingSettings):
     def _rewards_are_its_own(self) -> Self:
         if self.evaluation is not None:
             _check_reward("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
+            for name in self.evaluation.watch or ():
+                _check_reward("evaluation.watch", name, self.rewards)
         if self.dynamic_sampling is not None and self.dynamic_sampling.reward is not None:
             _check_reward("dynamic_sampling.reward", self.dynamic_sampling.reward, self.rewards)
         return self

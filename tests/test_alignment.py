@@ -96,6 +96,8 @@ def test_every_problem_gets_the_rewards_that_are_for_it(recipe: Path) -> None:
     steps = [row for row in rows_of(recipe, "03-grpo") if "loss" in row]
     assert all({"time/reward/helpful", "time/reward/safe", "time/reward/accuracy"} <= row.keys() for row in steps)
     assert sum(row["time/reward/helpful"] for row in steps) <= sum(row["time/reward"] for row in steps)
+    assert all({"watch/helpful", "watch/safe"} <= row.keys() for row in steps)
+    assert [row["step"] for row in steps if "watch/parted" in row] == [2, 3]  # where accuracy was measured
     assert all(row["sampler/mismatch_max"] < 1e-3 for row in steps)  # the learner knows the temperature of 0.7
     assert [row["model"] for row in rows_of(recipe, "04-evaluate")] == ["base", "03-grpo"]  # reward models are none
     for row in rows_of(recipe, "04-evaluate"):  # accuracy is of the problems that have a right answer
