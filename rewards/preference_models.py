@@ -1,15 +1,11 @@
 """Where a recipe's reward models lie: in an earlier stage, in a folder, on the hub."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo.recipe import RewardSettings
 from grpo.types import UserError
-
-STAGE = re.compile(r"\d\d-\w+")
-"""The name of a stage's folder."""
 
 
 def with_models(settings: Sequence[RewardSettings], stages: Mapping[str, str], device: Any) -> list[RewardSettings]:
@@ -24,17 +20,20 @@ def _with_model(settings: RewardSettings, stages: Mapping[str, str], device: str
 
 
 def check_models(settings: Sequence[RewardSettings], stages: Collection[str]) -> None:
-    """Raise UserError when a reward model is neither one of these stages' nor a classifier where it is said to lie."""
+    """Raise UserError when a reward model is neither one of these stages' nor a classifier where it is said to lie.
+
+    What has a slash and is no path here is left to be looked for on the hub when its stage begins.
+    """
     from grpo.scalar_model import check_is_classifier
 
     for one in settings:
         model = one.options.get("model") if one.name == "reward_model" else None
         if not isinstance(model, str) or model in stages:
             continue
-        if STAGE.fullmatch(model) and not Path(model).exists():
+        if "/" not in model and not Path(model).exists():
             raise UserError(
                 f"reward {one.shown_as}: {model} is none of the reward models so far ({', '.join(stages) or 'none'}): "
-                "name an earlier stage of kind reward_model, or a folder"
+                "name an earlier stage of kind reward_model, or a path with a slash"
             )
         if Path(model).exists() or model.startswith(("/", ".", "~")):
             check_is_classifier(model)

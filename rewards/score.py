@@ -30,7 +30,7 @@ class Scoring(NamedTuple):
 
     groups: list[ScoredGroup]
     failures: list[RewardFailure]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
