@@ -1,5 +1,6 @@
 """What a model with a scalar head gives: one trained by a stage of kind reward_model, or a published classifier."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from grpo.types import Problem, UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from grpo.reading import Read
+    from grpo.reward_reading import Read
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class RewardModel:
     def _load(self) -> _Judge:
         import torch
 
-        from grpo.reading import by_conversation, by_response_alone, by_template, read_card
+        from grpo.reward_reading import by_conversation, by_response_alone, by_template, read_card
         from grpo.scalar_model import load_scalar_model
 
         card = read_card(self.path)
@@ -133,6 +134,4 @@ class RewardModel:
 
 
 def _sigmoid(x: float) -> float:
-    from math import exp
-
-    return 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

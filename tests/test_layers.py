@@ -17,7 +17,7 @@ FLOORS = [
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
         "grpo.evaluation", "grpo.allocator", "grpo.fused",
         "grpo.experts", "grpo.experts.routing",
-        "grpo.calibration", "grpo.loading", "grpo.reading", "grpo.scalar_model", "grpo.summary",
+        "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
         "grpo.where", "grpo.watch",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from grpo.reading import Card, by_template, write_card
 from grpo.recipe import RewardSettings, TemplateSettings, TokenizerSettings
+from grpo.reward_reading import Card, by_template, write_card
 from grpo.rewards.preference_models import check_models, with_models
 from grpo.rewards.registry import load_reward
 from grpo.rewards.score import score

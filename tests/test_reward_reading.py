@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from grpo.reading import Card, by_conversation, by_response_alone, by_template, read_card, write_card
 from grpo.recipe import TemplateSettings, TokenizerSettings
+from grpo.reward_reading import Card, by_conversation, by_response_alone, by_template, read_card, write_card
 from grpo.scratch import make_tokenizer
 from grpo.summary import summary_of
 from grpo.types import Problem, UserError
