@@ -550,6 +550,8 @@ class RewardModelStage(TrainingSettings):
     def _options_fit_the_objective(self) -> Self:
         if self.center and self.objective == "pointwise":
             raise ValueError("center is for pairs, whose scores are known up to a constant: leave it out")
+        if self.experts != ExpertSettings():
+            raise ValueError("experts are left as they are in a reward model: leave experts out")
         if self.problems.held_out == 0:
             raise ValueError("a reward model is measured on held-out examples, got problems.held_out 0: raise it")
         return self
