@@ -64,7 +64,7 @@ def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
         return [*_grpo_words(stage), engine, learner]
     if isinstance(stage, SftStage | RewardModelStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
-        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
+        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage) if isinstance(stage, SftStage) else 0)
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
     greedy = "one greedy completion"
     sampled = f" and {stage.samples} samples" if stage.samples else ""

@@ -4,7 +4,7 @@ Everything is kept in figures, so that a resumed run goes on watching where it s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 RATE = 0.2
 """How fast the running mean of a preference reward follows it: by half in three steps."""
@@ -15,15 +15,17 @@ THEN, BAND = "watch/accuracy_then", "watch/accuracy_then_band"
 Figures = Mapping[str, float]
 
 
-def watched(before: Figures, figures: Figures, names: Sequence[str]) -> dict[str, float]:
+def watched(before: Figures, figures: Figures, weights: Mapping[str, float]) -> dict[str, float]:
     """What the watch adds to the figures of a step, from the newest figures of the steps before.
 
-    `watch/<name>` is the running mean of a preference reward on the completions trained on. With an evaluation comes
+    `watch/<name>` is the running mean of a preference reward on the completions trained on, turned round where the
+    reward's weight is negative, so that more of it is always what the policy is trained for. With an evaluation comes
     `watch/parted`: 1 when that mean is above what it was when held-out accuracy was at its best, while accuracy is
     below its best by more than both intervals together (their root sum of squares; the problems are the same, so the
     difference is surer than that, which makes up for taking the best of several).
     """
-    added = _means(before, figures, names)
+    names = list(weights)
+    added = _means(before, figures, weights)
     known = {**before, **_reference(before), **added}
     if "evaluation/accuracy" not in figures:
         return added
@@ -37,7 +39,7 @@ def watched(before: Figures, figures: Figures, names: Sequence[str]) -> dict[str
     return added | kept | {"watch/fell": fell, "watch/noise": noise, "watch/parted": float(rose and fell > noise)}
 
 
-def warning(figures: Figures, names: Sequence[str]) -> str:
+def warning(figures: Figures, names: Iterable[str]) -> str:
     """What a person is told when preference and accuracy part."""
     means = [mean for mean in _measured(figures, names) if figures[mean] > figures[f"{mean}_then"]]
     rewards = ", ".join(
@@ -51,12 +53,13 @@ def warning(figures: Figures, names: Sequence[str]) -> str:
     )
 
 
-def _means(before: Figures, figures: Figures, names: Sequence[str]) -> dict[str, float]:
+def _means(before: Figures, figures: Figures, weights: Mapping[str, float]) -> dict[str, float]:
     """The running means that have moved, and the first values of those that have begun."""
     added = {}
-    for name in names:
-        value, mean = figures.get(f"reward/{name}"), f"watch/{name}"
-        if value is not None:
+    for name, weight in weights.items():
+        given, mean = figures.get(f"reward/{name}"), f"watch/{name}"
+        if given is not None:
+            value = -given if weight < 0 else given
             added[mean] = before[mean] + RATE * (value - before[mean]) if mean in before else value
             added |= {} if mean in before else {f"{mean}_then": value}
     return added
@@ -75,5 +78,5 @@ def _accuracy(figures: Figures) -> tuple[float, float]:
     return accuracy, (high - low) / 2
 
 
-def _measured(known: Figures, names: Sequence[str]) -> list[str]:
+def _measured(known: Figures, names: Iterable[str]) -> list[str]:
     return [mean for name in names if (mean := f"watch/{name}") in known]

@@ -24,11 +24,13 @@ def evaluation(right: int) -> dict[str, float]:
     }
 
 
-def follow(*steps: dict[str, float], before: Mapping[str, float] | None = None) -> list[dict[str, float]]:
+def follow(
+    *steps: dict[str, float], before: Mapping[str, float] | None = None, weight: float = 1.0
+) -> list[dict[str, float]]:
     """What the watch adds at every step, each step knowing the newest figures of those before it."""
     known, found = dict(before or {}), []
     for figures in steps:
-        found.append(watched(known, figures, ["liked"]))
+        found.append(watched(known, figures, {"liked": weight}))
         known |= figures | found[-1]
     return found
 
@@ -62,6 +64,13 @@ def test_preference_up_and_accuracy_down_have_parted() -> None:
 def test_what_has_not_parted(first: float, last: float, right: int) -> None:
     *_, added = follow(liked(first) | evaluation(80), liked(last) | evaluation(right))
     assert added["watch/parted"] == 0.0
+
+
+def test_of_a_reward_with_a_negative_weight_less_is_more() -> None:
+    steps = [liked(0.0) | evaluation(80), liked(-5.0) | evaluation(60)]
+    *_, added = follow(*steps, weight=-0.25)
+    assert (added["watch/liked"], added["watch/parted"]) == (1.0, 1.0)
+    assert follow(*steps)[-1]["watch/parted"] == 0.0
 
 
 def test_the_best_so_far_is_what_counts_and_preference_is_measured_from_there() -> None:
@@ -111,9 +120,9 @@ def stage(**evaluation: Any) -> GrpoStage:
 
 
 def test_rewards_of_preference_that_count_are_watched() -> None:
-    assert watched_rewards(stage()) == ["liked"]
-    assert watched_rewards(stage(watch=["judge", "accuracy"])) == ["judge", "accuracy"]
-    assert watched_rewards(stage(watch=[])) == []
+    assert watched_rewards(stage()) == {"liked": 1.0}
+    assert watched_rewards(stage(watch=["judge", "accuracy"])) == {"accuracy": 1.0, "judge": 0.0}
+    assert watched_rewards(stage(watch=[])) == {}
     with pytest.raises(ValueError, match=r"evaluation\.watch must name one of the rewards"):
         stage(watch=["other"])
 

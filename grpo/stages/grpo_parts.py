@@ -179,19 +179,19 @@ def active_coefficient(stage: GrpoStage, training: Training) -> float:
     return coefficient if target is None or (entropy is not None and entropy <= target) else 0.0
 
 
-def watched_rewards(stage: GrpoStage) -> list[str]:
-    """The rewards of preference that count, which a policy may learn to game."""
-    if stage.evaluation is not None and stage.evaluation.watch is not None:
-        return stage.evaluation.watch
-    return [reward.shown_as for reward in stage.rewards if reward.name in PREFERENCES and reward.weight]
+def watched_rewards(stage: GrpoStage) -> dict[str, float]:
+    """The rewards of preference that count, which a policy may learn to game, with their weights."""
+    named = stage.evaluation.watch if stage.evaluation is not None else None
+    liked = [r.shown_as for r in stage.rewards if r.name in PREFERENCES and r.weight] if named is None else named
+    return {reward.shown_as: reward.weight for reward in stage.rewards if reward.shown_as in liked}
 
 
 def watch(parts: Parts, figures: Mapping[str, float]) -> dict[str, float]:
     """The figures of the watch for reward hacking, and a warning when preference and accuracy part."""
-    names, before = watched_rewards(parts.stage), parts.training.progress.figures
-    added = watched(before, figures, names) if names and parts.stage.evaluation is not None else {}
+    weights, before = watched_rewards(parts.stage), parts.training.progress.figures
+    added = watched(before, figures, weights) if weights and parts.stage.evaluation is not None else {}
     if added.get("watch/parted") and not before.get("watch/parted"):
-        parts.run.display.note(warning({**before, **figures, **added}, names))
+        parts.run.display.note(warning({**before, **figures, **added}, weights))
     return added
 
 
