@@ -1,9 +1,19 @@
 """How right the probabilities of a judge are: calibration, Brier score, the area under the ROC curve."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
 BINS = 10
+
+
+def sigmoid(x: float) -> float:
+    """The probability of log-odds, without overflow.
+
+    >>> sigmoid(0.0), sigmoid(-1000.0)
+    (0.5, 0.0)
+    """
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = BINS) -> float:

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 import torch
 from torch import Tensor, nn
 
-from grpo.calibration import brier_score, calibration_error, roc_area
+from grpo.calibration import brier_score, calibration_error, roc_area, sigmoid
 from grpo.evaluation import wilson_interval
 from grpo.learner import Learner
 from grpo.losses.preference import bradley_terry, labelled
@@ -96,7 +96,7 @@ def preference_figures(margins: Sequence[float], labels: Sequence[float]) -> dic
     A pair's margin is the better text's score less the other's, and its label 1: equal scores are wrong. Calibration
     is of the confidence in what is preferred: how often it is right.
     """
-    probabilities = [_sigmoid(margin) for margin in margins]
+    probabilities = [sigmoid(margin) for margin in margins]
     right = [float((margin > 0) == (label >= 0.5)) for margin, label in zip(margins, labels, strict=True)]
     confidence = [max(p, 1 - p) for p in probabilities]
     low, high = wilson_interval(sum(right), len(right))
@@ -109,10 +109,6 @@ def preference_figures(margins: Sequence[float], labels: Sequence[float]) -> dic
         "brier": brier_score(probabilities, labels),
         "examples": float(len(margins)),
     }
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
 
 
 def _cross_entropy(x: float, label: float) -> float:

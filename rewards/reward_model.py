@@ -1,10 +1,10 @@
 """What a model with a scalar head gives: one trained by a stage of kind reward_model, or a published classifier."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from grpo.calibration import sigmoid
 from grpo.preference_settings import Part
 from grpo.rewards.verdict import Noted
 from grpo.settings import Count, Number
@@ -84,7 +84,7 @@ class RewardModel:
                 return Noted(self.empty or 0.0, f"no {judge.part}")
             if i not in found:
                 return ValueError(f"{len(rows[i])} tokens, more than the {room} positions of {self.path}")
-            number = _sigmoid(found[i]) if self.scale == "probability" else found[i]
+            number = sigmoid(found[i]) if self.scale == "probability" else found[i]
             return number if judged_text(completions[i], judge.part) else Noted(number, f"no {judge.part}")
 
         return [value(i) for i in range(len(completions))]
@@ -131,7 +131,3 @@ class RewardModel:
             f"reward_model: {self.path} has the outputs {', '.join(labels)}: expected one of them as output, got "
             f"{self.output!r}"
         )
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
