@@ -11,6 +11,7 @@ from grpo.stage_settings import StartingStage
 from grpo.types import UserError
 
 LEAVE_A_MODEL = ("sft", "grpo")
+LEAVE_A_JUDGE = ("reward_model",)
 LEAVE_DATA = ("rejection",)
 BASE, PREVIOUS = "base", "previous"
 DATA = "data.jsonl"
@@ -26,7 +27,8 @@ class Link:
     """A stage and what it hangs on.
 
     `name` is its folder in the run's. `start` is `base`, the folder of an earlier stage, or a model's path; None where
-    the stage reads several such models, `models`. `reads` are the folders of the stages whose data it reads.
+    the stage reads several such models, `models`. `reads` are the folders of the stages whose data it reads, `judges`
+    those of stages whose reward models it uses, by what its rewards call them.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Link:
     start: str | None
     models: tuple[str, ...]
     reads: tuple[str, ...]
+    judges: Mapping[str, str]
 
 
 class EvaluatedSet(NamedTuple):
@@ -80,6 +83,12 @@ def problem_sources(value: Any) -> Iterator[ProblemSettings]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from problem_sources(item)
+
+
+def reward_models_of(stage: Stage) -> list[str]:
+    """What a stage's rewards say of where their models are: a stage, a folder, a name of the hub."""
+    models = [one.options.get("model") for one in getattr(stage, "rewards", ()) if one.name == "reward_model"]
+    return [model for model in dict.fromkeys(models) if isinstance(model, str)]
 
 
 def evaluated_sets(recipe: Recipe) -> list[EvaluatedSet]:
@@ -139,7 +148,15 @@ def _link(stages: Sequence[Stage], names: Sequence[str]) -> Link:
         start=start,
         models=tuple(_start(name, earlier, with_model, f"{where}.models") for name in models),
         reads=tuple(_data(name, earlier, f"{where}.problems.stage") for name in sources),
+        judges=_judges(stage, earlier, f"{where}.rewards"),
     )
+
+
+def _judges(stage: Stage, earlier: Mapping[str, Stage], where: str) -> dict[str, str]:
+    """The folders of earlier stages that a stage's rewards name. Other models lie on disk or on the hub."""
+    with_judge = {name: one for name, one in earlier.items() if one.kind in LEAVE_A_JUDGE}
+    found = {name: _named(name, with_judge, where) for name in reward_models_of(stage)}
+    return {name: folder for name, folder in found.items() if folder is not None}
 
 
 def _start(start: str, earlier: Mapping[str, Stage], with_model: Sequence[str], where: str) -> str:

@@ -18,6 +18,7 @@ from grpo.recipe import (
     ModelSettings,
     Recipe,
     RejectionStage,
+    RewardModelStage,
     SftStage,
     Stage,
     TrainingSettings,
@@ -63,9 +64,9 @@ def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
         learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
         engine = _engine(stage.rollout, stage, stage.longest_completion, size, model)
         return [*_grpo_words(stage), engine, learner]
-    if isinstance(stage, SftStage):
+    if isinstance(stage, SftStage | RewardModelStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
-        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
+        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage) if isinstance(stage, SftStage) else 0)
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
     if isinstance(stage, RejectionStage):
         most = f"at most {stage.limit} problems" if stage.limit else "every problem of the training part"

@@ -146,7 +146,11 @@ class Clock:
         try:
             yield
         finally:
-            self._seconds[phase] = self.seconds(phase) + time.perf_counter() - start
+            self.add(phase, time.perf_counter() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere."""
+        self._seconds[phase] = self.seconds(phase) + seconds
 
     def seconds(self, phase: str) -> float:
         """Return the seconds of a phase so far, 0 where it has not been."""

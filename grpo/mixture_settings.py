@@ -34,7 +34,7 @@ def with_sources(given: Any) -> Any:
         given = {"sources": given}
     if not isinstance(given, dict) or not isinstance(given.get("sources"), list):
         return given
-    for key in ("size", "columns", "config", "split"):
+    for key in ("size", "columns", "where", "config", "split"):
         if given.get(key):
             raise ValueError(f"{key} belongs to each of the sources")
     shared = {key: given[key] for key in SAID_ONCE if key in given}

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources
+from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources, reward_models_of
 from grpo.display import Display, make_display
 from grpo.inputs import check_inputs, data_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
@@ -20,13 +20,14 @@ from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
 from grpo.sources import origin, read_problems
-from grpo.stages import evaluate, grpo, rejection, sft
+from grpo.stages import evaluate, grpo, rejection, reward_model, sft
 from grpo.types import UserError
 
 STAGES: dict[str, Callable[[Any, StageRun], None]] = {
     "sft": sft.run,
     "grpo": grpo.run,
     "rejection": rejection.run,
+    "reward_model": reward_model.run,
     "evaluate": evaluate.run,
 }
 
@@ -85,7 +86,7 @@ def _run_stages(
         stage = bound(link, links, folder)
         start = models.get(link.start or BASE, str(link.start))
         if accelerator.is_main_process:
-            check_inputs(folder / link.name, _inputs(link, stage, start, models, recipe))
+            check_inputs(folder / link.name, _inputs(link, stage, start, models, _reward_models(link, folder), recipe))
         if is_complete(folder / link.name):
             display.note(f"{link.name} is complete")
         else:
@@ -97,6 +98,7 @@ def _run_stages(
                 model=recipe.model,
                 start_model=start,
                 models={name: name for name in link.models} | models,  # a path is its own name
+                reward_models=_reward_models(link, folder),
                 accelerator=accelerator,
                 display=display,
                 evaluated=evaluated_sets(recipe),
@@ -109,11 +111,25 @@ def _run_stages(
             models[link.name] = str(folder / link.name / "model")
 
 
-def _inputs(link: Link, stage: Stage, start: str, models: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
+def _reward_models(link: Link, folder: Path) -> dict[str, str]:
+    """The folders of the earlier stages' models that judge in this one, by what its rewards call them."""
+    return {name: str(folder / judge / "model") for name, judge in link.judges.items()}
+
+
+def _inputs(
+    link: Link,
+    stage: Stage,
+    start: str,
+    models: Mapping[str, str],
+    judges: Mapping[str, str],
+    recipe: Recipe,
+) -> dict[str, str]:
     """What the stage is given, by its name in a sentence."""
     given = {f"the model {name}": model_digest(models.get(name, name)) for name in link.models}
     if link.start is not None:
         given[f"the model that it starts from ({link.start})"] = model_digest(start)
+    for name in reward_models_of(stage):
+        given[f"the reward model {name}"] = model_digest(judges.get(name, name))
     if isinstance(stage, SftStage) and stage.teacher is not None:
         given[f"its teacher ({stage.teacher.path})"] = model_digest(stage.teacher.path)
     own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]

@@ -22,9 +22,9 @@ def plan(links: Sequence[Link], folder: Path, until: int) -> list[dict[str, str]
 
 
 def _reads(link: Link) -> str:
-    """The stages whose data it reads, by their folders, then its other sources, files without theirs."""
+    """The stages whose data or reward models it reads, then its other sources, files without their folders."""
     others = [Path(origin(source)).name for source in problem_sources(link.stage) if source.stage is None]
-    return ", ".join(dict.fromkeys([*link.reads, *others]))
+    return ", ".join(dict.fromkeys([*link.reads, *link.judges.values(), *others]))
 
 
 def _state(folder: Path, wanted: bool) -> str:

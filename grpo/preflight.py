@@ -4,23 +4,26 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from grpo.chain import DATA_COLUMNS, Link, find, problem_sources
+from grpo.chain import DATA_COLUMNS, LEAVE_A_JUDGE, Link, find, problem_sources
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
 from grpo.reading import parts
 from grpo.recipe import (
+    EvaluateStage,
     GrpoStage,
     MixSettings,
     ModelSettings,
     ProblemSettings,
     Recipe,
     RejectionStage,
+    RewardModelStage,
     SftStage,
     Stage,
 )
 from grpo.rejection_settings import LayoutSettings
+from grpo.rewards.preference_models import check_models
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
@@ -28,7 +31,7 @@ from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
 from grpo.sources import origin, read_problems
-from grpo.task import own_rewards
+from grpo.task import check_rewards, own_rewards
 from grpo.templates import read_examples
 from grpo.types import UserError
 
@@ -51,7 +54,7 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             if source.template.examples is not None:
                 read_examples(source.template.examples)
         for source in stage.problems.each:
-            _check_data(stage, source, _columns(source, before, folder, recipe.seed))
+            _check_data(stage, _columns(source, before, folder, recipe.seed))
             if isinstance(stage, SftStage) and stage.layout is not None and source.stage is None:
                 _check_layout(stage, source, stage.layout, recipe.seed)
         if isinstance(stage, RejectionStage):
@@ -59,7 +62,10 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
                 for source in mix.problems.each:
                     _check_mix(mix, source, _columns(source, before, folder, recipe.seed))
             _check_rensa(stage)
-        if not isinstance(stage, SftStage):
+        if isinstance(stage, GrpoStage | RejectionStage | EvaluateStage):
+            _check_rewards(stage, before, folder, recipe.seed)
+            judges = [other.name for other in before if other.stage.kind in LEAVE_A_JUDGE]
+            check_models(stage.rewards, list(dict.fromkeys([*judges, *link.judges])))
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
 
 
@@ -106,11 +112,23 @@ def _check_paths(link: Link) -> None:
             raise UserError(f"stages[{link.number - 1}]: no model folder {path}: make it first, or correct the path")
 
 
-def _check_data(stage: Stage, source: ProblemSettings, columns: Collection[str]) -> None:
-    if not isinstance(stage, SftStage):
-        for reward in own_rewards(source, load_rewards(stage.rewards)):
-            check_columns(reward, columns)
-    elif stage.completion_column not in columns:
+def _check_rewards(
+    stage: GrpoStage | RejectionStage | EvaluateStage, before: Sequence[Link], folder: Path, seed: int
+) -> None:
+    """The rewards fit the problems of every source; of data that is still to be made, its columns."""
+    rewards, each = load_rewards(stage.rewards), stage.problems.each
+    there = [(own_rewards(one, rewards), read_problems(one, seed)) for one in each if one.stage is None]
+    check_rewards(rewards, there, every=len(there) == len(each))
+    for source in each:
+        for reward in own_rewards(source, rewards) if source.stage is not None else ():
+            if not reward.where:  # or else it may be for other rows than those that lack a column
+                check_columns(reward, _columns(source, before, folder, seed))
+
+
+def _check_data(stage: Stage, columns: Collection[str]) -> None:
+    if isinstance(stage, RewardModelStage):
+        _check_preferences(stage, columns)
+    elif isinstance(stage, SftStage) and stage.completion_column not in columns:
         raise UserError(
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
             f"{', '.join(columns)}; set completion_column"
@@ -145,6 +163,16 @@ def _check_layout(stage: SftStage, source: ProblemSettings, layout: LayoutSettin
                 f"stage sft: {origin(source)}: the completion of {problem.prompt[:40]!r} is not "
                 f"reasoning up to one {layout.end} and a summary after it, got {str(text)[:80]!r}: correct the data, "
                 "or leave layout out"
+            )
+
+
+def _check_preferences(stage: RewardModelStage, columns: Collection[str]) -> None:
+    pairs = stage.objective == "pairwise"
+    for key in ("chosen_column", "rejected_column") if pairs else ("response_column", "label_column"):
+        if getattr(stage, key) not in columns:
+            raise UserError(
+                f"stage reward_model: the problems have no column {getattr(stage, key)!r}, only {', '.join(columns)}; "
+                f"set {key}"
             )
 
 

@@ -13,6 +13,7 @@ from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
 from grpo.mixture_settings import SourceOptions, check_mixture, with_sources
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
+from grpo.preference_settings import Part, RewardModelEvaluation, Where, with_part
 from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
 from grpo.stage_settings import NamedStage, StartingStage
@@ -119,6 +120,7 @@ class ProblemSettings(Settings):
     split: str | None = Field(None, description="the split of a hub data set; left out, train")
     size: Count | None = Field(None, description="how many problems to generate or read")
     columns: dict[str, str] = Field({}, description="our name for a column: its name in the data")
+    where: Where = Field({}, description="columns and values of the rows that are taken; left out, all of them")
     held_out: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="share kept out of training, by hash")
     template: TemplateSettings = TemplateSettings()
     max_prompt_tokens: Count = 1024
@@ -207,6 +209,7 @@ class RewardSettings(Settings):
     only_if: Annotated[Gate, BeforeValidator(_gate_of_a_name)] | None = Field(
         None, description="a reward that must be reached for this one to count: else it counts as 0"
     )
+    where: Where = Field({}, description="columns and values of the problems it is for; left out, all of them")
     isolate: bool = Field(False, description="call it in worker processes that are killed when they take too long")
     seconds: Positive = Field(10.0, description="how long a call may take when isolate is on")
     memory_gb: Positive = Field(4.0, description="address space of a worker when isolate is on")
@@ -495,6 +498,9 @@ class PeriodicEvaluation(Settings):
     every: Count = 50
     problems: Count = 64
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
+    watch: list[str] | None = Field(
+        None, description="rewards of preference that may be gamed; left out, those of reward models and judges"
+    )
 
 
 class GrpoStage(TrainingSettings):
@@ -551,6 +557,8 @@ class GrpoStage(TrainingSettings):
     def _rewards_are_its_own(self) -> Self:
         if self.evaluation is not None:
             _check_reward("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
+            for name in self.evaluation.watch or ():
+                _check_reward("evaluation.watch", name, self.rewards)
         if self.dynamic_sampling is not None and self.dynamic_sampling.reward is not None:
             _check_reward("dynamic_sampling.reward", self.dynamic_sampling.reward, self.rewards)
         if self.curriculum is not None:
@@ -596,6 +604,47 @@ class GrpoStage(TrainingSettings):
     def _a_reward_counts(self) -> Self:
         if not any(reward.weight for reward in self.rewards):
             raise ValueError("rewards need one with a weight other than 0: without it there is nothing to learn")
+        return self
+
+
+class RewardModelStage(TrainingSettings):
+    """A scalar head that learns which of two responses is better, or whether one is good."""
+
+    kind: Literal["reward_model"]
+    problems: ProblemSettings
+    objective: Literal["pairwise", "pointwise"] = "pairwise"
+    judges: Part = Field(description="summary or response; left out, summary for pairs and response for labels")
+    chosen_column: str = Field("chosen", description="the better response of a pair")
+    rejected_column: str = Field("rejected", description="the other response of a pair")
+    response_column: str = Field("response", description="the response that has a label, with pointwise")
+    label_column: str = Field("label", description="1 or true: good, 0 or false: bad, with pointwise")
+    center: NonNegative = Field(0.0, description="how hard the scores of pairs are kept around 0")
+    max_tokens: Count = Field(8192, description="longer examples are left out, prompt included")
+    examples_per_step: Count = 32
+    steps: Count | None = None
+    epochs: Count | None = None
+    evaluation: RewardModelEvaluation = RewardModelEvaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_what_r1_does(cls, given: Any) -> Any:
+        return with_part(given)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        one_of(self, "steps", "epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_objective(self) -> Self:
+        if self.center and self.objective == "pointwise":
+            raise ValueError("center is for pairs, whose scores are known up to a constant: leave it out")
+        if self.experts != ExpertSettings():
+            raise ValueError("experts are left as they are in a reward model: leave experts out")
+        if self.problems.sources is not None:
+            raise ValueError("a reward model learns from one source of pairs or labels: leave problems.sources out")
+        if self.problems.held_out == 0:
+            raise ValueError("a reward model is measured on held-out examples, got problems.held_out 0: raise it")
         return self
 
 
@@ -697,7 +746,7 @@ class RejectionStage(StartingStage, EngineSettings):
         return self
 
 
-Stage = Annotated[SftStage | GrpoStage | RejectionStage | EvaluateStage, Field(discriminator="kind")]
+Stage = Annotated[SftStage | GrpoStage | RewardModelStage | RejectionStage | EvaluateStage, Field(discriminator="kind")]
 
 
 class Recipe(Settings):

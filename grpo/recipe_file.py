@@ -25,8 +25,11 @@ MODELS = ("start", "models")
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
-FREE_FORM = ("options", "params", "config", "columns")
+FREE_FORM = ("options", "params", "config", "columns", "where")
 """Keys below which the recipe says nothing of its own."""
+
+OPTION_PATHS = {"reward_model": "model", "judge": "template"}
+"""Options of built-in rewards that may be paths, by the reward's name."""
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -213,7 +216,8 @@ def _of_source(problems: Any) -> dict[str, Any]:
 def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     """Make paths absolute that name something beside the recipe; others stay as they are."""
     if isinstance(node, dict):
-        return {k: v if k in FREE_FORM else _anchored(v, folder, k) for k, v in node.items()}
+        anchored = {k: v if k in FREE_FORM else _anchored(v, folder, k) for k, v in node.items()}
+        return anchored | _with_paths(node, folder)
     if isinstance(node, list):
         return [_anchored(item, folder, key) for item in node]
     if not isinstance(node, str):
@@ -225,6 +229,15 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     elif key not in PATHS or (key in MODELS and "/" not in node):
         return node
     return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
+
+
+def _with_paths(node: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The options of a built-in reward with their path made absolute; nothing for what is no such reward."""
+    name, options = node.get("name"), node.get("options")
+    option = OPTION_PATHS.get(name) if isinstance(name, str) else None
+    if option is None or not isinstance(options, dict) or option not in options:
+        return {}
+    return {"options": options | {option: _anchored(options[option], folder, "path")}}
 
 
 def _exists(path: Path) -> bool:

@@ -92,6 +92,8 @@ def _one_round(
         groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
     with clock("reward"):
         scoring = judge(task, groups, source.run.accelerator)
+    for name, seconds in scoring.seconds.items():
+        clock.add(f"reward/{name}", seconds)
     check_failures(scoring, stage.max_reward_errors, place[0])
     return scoring.groups
 

@@ -1,7 +1,7 @@
 """What a stage is given: its place in the run, the model it starts from, and the run's means."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,8 +15,9 @@ from grpo.recipe import ModelSettings
 class StageRun:
     """A stage's surroundings.
 
-    `models` holds every model so far by name, `base` and the earlier stages' folders. `evaluated` are the sources of
-    problems that the recipe evaluates on.
+    `models` holds every policy so far by name, `base` and the earlier stages' folders; `reward_models` those earlier
+    stages that judge, by the names that the stage's rewards give them. `evaluated` are the sources of problems that the
+    recipe evaluates on.
     """
 
     number: int
@@ -28,3 +29,4 @@ class StageRun:
     accelerator: Accelerator
     display: Display
     evaluated: Sequence[EvaluatedSet] = ()
+    reward_models: Mapping[str, str] = field(default_factory=dict)

@@ -14,22 +14,25 @@ from grpo.plugins import load_object
 from grpo.recipe import ProblemSettings
 from grpo.tasks.gym import gym_rows
 from grpo.types import Problem, UserError
+from grpo.where import matches
 
 Row = tuple[str, Mapping[str, Any]]
 """A row of the data after the place it stands at, as an error names it."""
 
 
 def read_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
-    """Every problem of the source in its order, duplicates included, at most `settings.size` of them.
+    """Every problem of the source in its order, duplicates included: at most `size` of those that `where` matches.
 
     `seed` makes a reasoning-gym task's problems, unless `params` has a seed of its own.
 
     Raises:
         UserError: the source is missing, unreadable or empty, or a row lacks a column or a text prompt.
     """
-    problems = [_problem(place, row, settings.columns) for place, row in islice(_rows(settings, seed), settings.size)]
+    every = (_problem(place, row, settings.columns) for place, row in _rows(settings, seed))
+    problems = list(islice((one for one in every if matches(settings.where, one.columns)), settings.size))
     if not problems:
-        raise UserError(f"{origin(settings)}: expected at least one problem, got none: give data with rows")
+        whose = f" where {settings.where}" if settings.where else ""
+        raise UserError(f"{origin(settings)}: expected at least one problem{whose}, got none: give data with rows")
     return problems
 
 

@@ -1,5 +1,6 @@
 """What is asked and how answers are judged: problems, their template and the rewards."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.data import ProblemSet, load_problems
 from grpo.recipe import ProblemSettings, RewardSettings, SourceSettings
-from grpo.rewards.registry import Reward, check_columns, load_rewards
-from grpo.rewards.score import Scoring, score
+from grpo.rewards.preference_models import with_models
+from grpo.rewards.registry import Reward, check_reward, load_rewards
+from grpo.rewards.score import RewardFailure, Scoring, score
 from grpo.rollout.collect import collect_everywhere
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
@@ -57,16 +59,36 @@ def load_task(
         run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
     if loaded.held_out_elsewhere:
         run.display.note(f"{loaded.held_out_elsewhere} problems that another source holds out are not trained on")
-    judges = load_rewards(rewards)
+    judges = load_rewards(with_models(rewards, run.reward_models, run.accelerator.device))
     sources = {source.shown_as: _manner(source, judges, tokenizer) for source in problems.sources or ()}
     first = problems.each[0]
     manner = _manner(first, judges, tokenizer)
     task = Task(loaded, manner.template, judges, manner.conversational, sources)
-    columns = {problem.source: problem.columns.keys() for problem in (*loaded.train, *loaded.held_out)}
-    for source, names in columns.items():
-        for judge in task.manner(source).rewards:
-            check_columns(judge, names)
+    of_source: dict[str, list[Problem]] = {}
+    for problem in (*loaded.train, *loaded.held_out):
+        of_source.setdefault(problem.source, []).append(problem)
+    check_rewards(judges, [(task.manner(source).rewards, own) for source, own in of_source.items()])
+    for judge in judges:
+        if judge.prepare is not None and run.accelerator.is_main_process:
+            judge.prepare()
     return task
+
+
+def check_rewards(
+    rewards: Sequence[Reward], sources: Sequence[tuple[Sequence[Reward], Sequence[Problem]]], every: bool = True
+) -> None:
+    """Check the rewards of each source against its problems; `every`: whether these are all of the sources.
+
+    Raises:
+        UserError: a reward is for no problem of any source that it judges, or can not judge the first of one.
+    """
+    for reward in rewards:
+        judged = [problems for own, problems in sources if any(one.name == reward.name for one in own)]
+        if judged and every:
+            check_reward(reward, [problem for problems in judged for problem in problems])
+        for problems in judged:
+            if any(reward.is_for(problem) for problem in problems):
+                check_reward(reward, problems)
 
 
 def _manner(settings: ProblemSettings, rewards: tuple[Reward, ...], tokenizer: PreTrainedTokenizerBase) -> Manner:
@@ -118,7 +140,8 @@ def judge(task: Task, groups: Sequence[Group], accelerator: Accelerator) -> Scor
 def _judged(task: Task, groups: Sequence[Group]) -> Scoring:
     """The groups of each source scored by its own rewards, in the order they came in."""
     scored: dict[int, ScoredGroup] = {}
-    failures = []
+    failures: list[RewardFailure] = []
+    seconds: Counter[str] = Counter()
     for source in dict.fromkeys(group.problem.source for group in groups):
         places = [i for i, group in enumerate(groups) if group.problem.source == source]
         manner = task.manner(source)
@@ -126,7 +149,8 @@ def _judged(task: Task, groups: Sequence[Group]) -> Scoring:
         scoring = score(own, manner.rewards, opened(manner.template, own[0].problem), manner.conversational)
         scored |= zip(places, [_with_all_parts(one, task.rewards) for one in scoring.groups], strict=True)
         failures += scoring.failures
-    return Scoring([scored[i] for i in range(len(groups))], failures)
+        seconds.update(scoring.seconds)
+    return Scoring([scored[i] for i in range(len(groups))], failures, dict(seconds))
 
 
 def _with_all_parts(scored: ScoredGroup, rewards: Sequence[Reward]) -> ScoredGroup:

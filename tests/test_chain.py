@@ -205,3 +205,18 @@ def test_each_source_of_a_mixture_is_evaluated_on() -> None:
     evaluate = {"kind": "evaluate", "problems": {"sources": sources}, "rewards": [{"name": "accuracy"}], "part": "all"}
     found = [(one.problems.path, one.problems.held_out, one.part) for one in evaluated_sets(recipe(GRPO, evaluate))]
     assert found == [("a.jsonl", 0.2, "all"), ("b.jsonl", 0.1, "all")]
+
+
+def test_a_reward_model_judges_and_is_no_start() -> None:
+    judge = {"kind": "reward_model", "lr": 1e-3, "steps": 1, "problems": PROBLEMS}
+    named = [{"name": "reward_model", "options": {"model": model}} for model in ("helpful", "02-helpful", "owner/name")]
+    rewards = [REWARDS[0], *[one | {"label": f"r{i}"} for i, one in enumerate(named)]]
+    links = chain(recipe(SFT, judge | {"name": "helpful"}, GRPO | {"rewards": rewards}))
+    assert links[2].judges == {"helpful": "02-helpful", "02-helpful": "02-helpful"}
+    assert links[2].start == "01-sft"
+    with pytest.raises(UserError, match="'helpful' is none of the models so far; use base, 01-sft"):
+        chain(recipe(SFT, judge | {"name": "helpful"}, GRPO | {"start": "helpful"}))
+    with pytest.raises(UserError, match="'reward_model' may be 01-reward_model or 02-reward_model: say which"):
+        chain(
+            recipe(judge, judge, GRPO | {"rewards": [{"name": "reward_model", "options": {"model": "reward_model"}}]})
+        )

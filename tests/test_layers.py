@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
-        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
+        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.preference_settings", "grpo.recipe",
+        "grpo.recipe_file",
         "grpo.stage_settings", "grpo.rejection_settings", "grpo.chain", "grpo.kernels.*",
         "grpo.curriculum_settings", "grpo.mixture_settings",
     },
@@ -17,6 +18,8 @@ FLOORS = [
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
         "grpo.evaluation", "grpo.allocator", "grpo.fused",
         "grpo.experts", "grpo.experts.routing",
+        "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
+        "grpo.where", "grpo.watch",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout", "grpo.reading", "grpo.decontamination", "grpo.duplicates",
         "grpo.feed",
@@ -31,7 +34,7 @@ FLOORS = [
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
-        "grpo.distillation",
+        "grpo.distillation", "grpo.preference",
     },
     {"grpo.stages", "grpo.stages.*"},
     {

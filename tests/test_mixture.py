@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from grpo.cli import train
 from grpo.data import ProblemSet, mixed
 from grpo.display import SilentDisplay
 from grpo.held_out import accuracy_of_sources, greedy_figures
-from grpo.recipe import GrpoStage, ModelSettings, ProblemSettings
+from grpo.recipe import GrpoStage, ModelSettings, ProblemSettings, RewardSettings
 from grpo.recipe_file import dump_recipe, load_recipe
+from grpo.rewards.registry import load_rewards
 from grpo.rollouts import source_figures
 from grpo.run import StageRun
-from grpo.task import judge, load_task
-from grpo.types import Completion, Group, Problem
+from grpo.task import check_rewards, judge, load_task
+from grpo.types import Completion, Group, Problem, UserError
 
 REWARDS = [
     {"name": "accuracy"},
@@ -151,3 +153,13 @@ def test_data_of_a_stage_as_a_source_has_that_stages_template_unless_more_is_sai
     stages = [sampled | {"problems": [plain | {"path": "a"}, plain | {"path": "b"}]}, rest | {"problems": said}]
     sources = load_recipe(write_recipe(stages=stages)).stages[1].problems.each
     assert [(source.template.kind, source.held_out) for source in sources] == [("plain", 0.0), ("plain", 0.5)]
+
+
+def test_a_reward_for_some_columns_need_not_be_for_every_source() -> None:
+    (reward,) = load_rewards([RewardSettings(name="accuracy", where={"set": "sums"})])
+    sums, chat = Problem("p", "1+1=", {"set": "sums", "answer": "2"}), Problem("q", "hello", {})
+    check_rewards([reward], [([reward], [sums]), ([reward], [chat])])
+    with pytest.raises(UserError, match="matches none of 1 problems"):
+        check_rewards([reward], [([], [sums]), ([reward], [chat])])
+    with pytest.raises(UserError, match="needs answer"):
+        check_rewards([reward], [([reward], [sums]), ([reward], [replace(sums, columns={"set": "sums"})])])

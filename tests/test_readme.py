@@ -11,14 +11,20 @@ import yaml
 from pydantic import BaseModel
 
 from grpo.cli import train
-from grpo.recipe import EvaluateStage, GrpoStage, Recipe, RejectionStage, SftStage
+from grpo.recipe import EvaluateStage, GrpoStage, Recipe, RejectionStage, RewardModelStage, SftStage
 from grpo.recipe_file import load_recipe
 from grpo.rewards.registry import BUILT_IN, load_rewards
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-STAGES = {"sft": SftStage, "grpo": GrpoStage, "rejection": RejectionStage, "evaluate": EvaluateStage}
+STAGES = {
+    "sft": SftStage,
+    "grpo": GrpoStage,
+    "rejection": RejectionStage,
+    "evaluate": EvaluateStage,
+    "reward_model": RewardModelStage,
+}
 WHOLE = {"name": "r", "model": {"path": "m"}, "problems": {"path": "p.jsonl"}, "rewards": [{"name": "accuracy"}]}
 STAGE = {"kind": "grpo", "steps": 1, "lr": 1e-6}
 

@@ -61,7 +61,7 @@ MISTAKES = {
     "stages={}": "r.yaml: stages must be a list, got {}",
     "output=5": "r.yaml: output must be text, got 5: the folder in which the run's folder lies",
     "model.dtype=fp16": "r.yaml: model.dtype must be 'float32' or 'bfloat16', got 'fp16'",
-    "stages.1.kind=ppo": "r.yaml: stages[1].kind must be one of 'sft', 'grpo', 'rejection', 'evaluate', got 'ppo'",
+    "stages.1.kind=ppo": "r.yaml: stages[1].kind must be one of 'sft', 'grpo', ",
     "stages.1.loss.kind=ppo": "r.yaml: stages[1].loss.kind must be one of 'grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo', "
     "'gmpo', 'sapo', got 'ppo'",
     "stages.1.7=2": "r.yaml: stages[1].7 is not a key of a recipe; known keys are name, start, lr, ",

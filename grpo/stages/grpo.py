@@ -13,7 +13,7 @@ from grpo.metrics import Clock, sample_rows
 from grpo.recipe import GrpoStage
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
-from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures
+from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures, watch
 from grpo.training import advance, finish, save_if_due, saved_if_lost
 
 
@@ -41,7 +41,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         figures = step_figures(rollout, tallies, clock, kl_PG) | checked | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
-        figures |= between_steps(parts, step, figures)
+        figures |= between_steps(parts, step, figures) | watch(parts, figures)
         progress.feed = after(progress.feed, rollout.change, stage.curriculum)
         figures |= curriculum_figures(parts.source.feed, progress.feed)
         advance(training, rollout.consumed, figures, samples, step_load(tallies))

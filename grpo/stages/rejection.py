@@ -97,6 +97,8 @@ def _sampled(
         groups = ask(task, engine(), run, chunk, sampling, stage.samples, step)
     with clock("reward"):
         scoring = judge(task, groups, run.accelerator)
+    for name, seconds in scoring.seconds.items():
+        clock.add(f"reward/{name}", seconds)
     check_failures(scoring, stage.max_reward_errors, step)
     figures = reward_figures(scoring.groups) | rollout_figures(groups, clock.seconds("rollout")) | clock.figures()
     rollout = Rollout(step, len(chunk), scoring.groups, figures)
