@@ -109,6 +109,29 @@ def test_every_problem_gets_the_rewards_that_are_for_it(recipe: Path) -> None:
         assert row["accuracy"] == sum(value == 1 for value in values) / len(values)
 
 
+def test_general_data_may_begin_later_as_a_source_of_its_own(recipe: Path, write_recipe: Callable[..., Path]) -> None:
+    write(recipe.parent, "sums.jsonl", SUMS)
+    write(recipe.parent, "chats.jsonl", CHATS)
+    helpful = {"name": "reward_model", "label": "liked", "options": {"model": "helpful"}}
+    sources = [
+        {"path": "sums.jsonl", "rewards": ["accuracy"]},
+        {"path": "chats.jsonl", "rewards": ["liked"], "first_step": 2},
+    ]
+    problems = {"sources": sources, "held_out": 0.25, "template": PLAIN}
+    align = {**ALIGN, "problems": problems, "rewards": [{"name": "accuracy"}, helpful], "steps": 2}
+    file = write_recipe("later", stages=[learns("pairs.jsonl", name="helpful"), align])
+    assert train([str(file)]) == 0
+    lines = (recipe.parent / "runs" / "later" / "02-grpo" / "metrics.jsonl").read_text().splitlines()
+    before, first, second = map(json.loads, lines)
+    assert "reward/liked" not in first
+    assert "source/chats/groups" not in first
+    assert second["source/chats/liked"] == second["reward/liked"] == second["watch/liked"]
+    assert second["source/chats/groups"] == 0.5
+    assert {"time/reward/accuracy", "time/reward/liked"} <= second.keys()
+    assert before["evaluation/accuracy"] == before["evaluation/source/sums/accuracy"]
+    assert "evaluation/source/chats/accuracy" not in before
+
+
 def test_another_reward_model_is_noticed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train([str(recipe), "--until", "03-grpo", "--set", "stages.2.steps=1"]) == 0
     config = recipe.parent / "runs" / "tiny" / "01-reward_model" / "model" / "config.json"
