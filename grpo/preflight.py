@@ -53,10 +53,11 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
         for source in problem_sources(stage):
             if source.template.examples is not None:
                 read_examples(source.template.examples)
-        for source in stage.problems.each:
-            _check_data(stage, _columns(source, before, folder, recipe.seed))
-            if isinstance(stage, SftStage) and stage.layout is not None and source.stage is None:
-                _check_layout(stage, source, stage.layout, recipe.seed)
+        if isinstance(stage, SftStage | RewardModelStage):
+            for source in stage.problems.each:
+                _check_data(stage, _columns(source, before, folder, recipe.seed))
+                if isinstance(stage, SftStage) and stage.layout is not None and source.stage is None:
+                    _check_layout(stage, source, stage.layout, recipe.seed)
         if isinstance(stage, RejectionStage):
             for mix in stage.mix:
                 for source in mix.problems.each:
@@ -125,10 +126,10 @@ def _check_rewards(
                 check_columns(reward, _columns(source, before, folder, seed))
 
 
-def _check_data(stage: Stage, columns: Collection[str]) -> None:
+def _check_data(stage: SftStage | RewardModelStage, columns: Collection[str]) -> None:
     if isinstance(stage, RewardModelStage):
         _check_preferences(stage, columns)
-    elif isinstance(stage, SftStage) and stage.completion_column not in columns:
+    elif stage.completion_column not in columns:
         raise UserError(
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
             f"{', '.join(columns)}; set completion_column"

@@ -156,6 +156,31 @@ def test_a_stage_leaves_every_candidate_and_data_that_the_next_learns_from(recip
     assert (folder.parent / "02-sft" / "model").is_dir()
 
 
+@pytest.mark.usefixtures("recipe")  # its files
+def test_a_mixture_is_sampled_in_turns_each_source_in_its_own_way(write_recipe: Callable[..., Path]) -> None:
+    """Its data is a source beside others for the next stage, with its template; the evaluation is of both parts."""
+    terms = {name: {"size": 30, "terms": name, "max_value": 20} for name in (2, 3)}
+    own = {"function": "grpo.tasks.arithmetic:sums"}
+    two = {**own, "params": terms[2], "label": "two", "template": {"kind": "plain", "prefill": "2:"}}
+    three = {**own, "params": terms[3], "label": "three", "template": {"kind": "plain", "prefill": "3:"}}
+    sampled = REJECTION | {"problems": {"sources": [two, three]}, "limit": 6, "max_per_problem": 4}
+    sources = [{"stage": "rejection", "template": {"kind": "plain"}}, {"path": "chat.jsonl"}]
+    learned = {"kind": "sft", "start": "base", "steps": 1, "examples_per_step": 2, "lr": 1e-3}
+    learned |= {"problems": {"sources": sources, "held_out": 0, "too_few": "wrap"}}
+    asked = {"kind": "evaluate", "problems": [two, three], "part": "all", "limit": 2, "samples": 0, "accuracy": "even"}
+    asked |= {"rewards": REJECTION["rewards"], "max_new_tokens": 4, "models": ["sft"]}
+    file = write_recipe("both", stages=[sampled, learned, asked])
+    assert train([str(file)]) == 0
+    run = file.parent / "runs" / "both"
+    candidates = lines(run / "01-rejection" / "candidates.jsonl")
+    assert Counter(one["problem_id"].partition(":")[0] for one in candidates) == {"two": 12, "three": 12}
+    begins = {"two": "2:", "three": "3:"}
+    assert all(one["completion"].startswith(begins[one["problem_id"].partition(":")[0]]) for one in candidates)
+    assert (run / "02-sft" / "model").is_dir()
+    assert [row["model"] for row in lines(run / "03-evaluate" / "metrics.jsonl")] == ["02-sft"]
+    assert train([str(file)]) == 0, "nothing that it was given has changed"
+
+
 def test_nothing_kept_overlaps_an_evaluation(
     recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
