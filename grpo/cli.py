@@ -28,6 +28,8 @@ def train(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. stages.1.lr=1e-6")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would take")
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run is kept beside the new one")
+    parser.add_argument("--from", dest="redo_from", metavar="STAGE", help="do this stage and later ones again")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--version", action="version", version=__version__)
     keep_freed_memory()
     return _guarded(_train, parser.parse_args(arguments))
@@ -70,8 +72,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tester.add_argument("--prefill", default="", help="what the template begins every completion with, such as <think>")
     tester.add_argument("--isolate", action="store_true", help="call the reward in worker processes")
     tester.set_defaults(run=_reward_test)
+    _add_eval(commands.add_parser("eval", help="measure a model on benchmarks and tasks; run again to go on"))
     options = parser.parse_args(arguments)
     return _guarded(options.run, options)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="a model folder or the name of a hub model")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="a .jsonl of problems, or a reasoning-gym task")
+    parser.add_argument("--from-samples", type=Path, metavar="FILE", help="make figures from completions in a file")
+    parser.add_argument("--json", action="store_true", help="with --from-samples: print one JSON object")
+    parser.add_argument(
+        "--accuracy", default="accuracy", help="with --from-samples: the reward that says what is right"
+    )
+    parser.add_argument("--samples", type=int, default=16, help="completions a problem, beside the greedy one")
+    parser.add_argument("--no-greedy", action="store_true", help="no greedy completion")
+    parser.add_argument("--k", type=_counts, help="k of pass@k, as in 1,16; left out, 1 and --samples")
+    parser.add_argument("--cons", type=_counts, help="k of cons@k; left out, --samples")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--max-new-tokens", type=int, default=1024)
+    parser.add_argument("--max-prompt-tokens", type=int, default=1024)
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text that ends a completion")
+    parser.add_argument("--template", default="", help="training, native, r1_zero, plain or a .jinja file")
+    parser.add_argument("--native", action="store_true", help="ask with the model's own chat template too")
+    parser.add_argument("--reward", action="append", default=[], metavar="NAME", help="another reward to show")
+    parser.add_argument("--limit", type=int, help="problems of each task")
+    parser.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
+    parser.add_argument("--max-concurrent", type=int, default=64, help="completions decoded side by side")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="evals", help="the folder in which a folder for the model is made")
+    parser.add_argument("--fresh", action="store_true", help="start over; earlier results are kept beside the new ones")
+    parser.set_defaults(run=_eval)
+
+
+def _counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from grpo import eval_command
+
+    if (options.from_samples is None) == (not options.tasks):
+        raise UserError("grpo eval: expected MODEL TASK..., or --from-samples FILE in their place")
+    if options.from_samples is not None:
+        eval_command.from_samples(options)
+        return
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    eval_command.evaluate_model(options)
 
 
 def _guarded(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
@@ -122,7 +173,9 @@ def _train(options: argparse.Namespace) -> None:
     from grpo.pipeline import run_recipe
 
     disable_progress_bar()  # the display says what is going on
-    run_recipe(recipe, options.fresh)
+    if options.fresh and options.redo_from:
+        raise UserError("--fresh starts over altogether; leave it out, or leave out --from")
+    run_recipe(recipe, options.fresh, options.redo_from, options.until)
 
 
 def _import_gguf(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,13 +26,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """The problems of a stage. `prompt_ids` holds those of both parts by problem id."""
+    """The problems of a stage. `prompt_ids` holds those of both parts by problem id.
+
+    Of a mixture, the held-out problems come in turns from its sources, so that the first few are of all of them.
+    """
 
     train: tuple[Problem, ...]
     held_out: tuple[Problem, ...]
     prompt_ids: Mapping[str, tuple[int, ...]]
     dropped_long: int
     duplicates: int
+    held_out_elsewhere: int = 0
 
 
 def load_problems(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> ProblemSet:
@@ -40,6 +45,40 @@ def load_problems(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase,
     Raises:
         UserError: the source, the template or the length of a prompt is not what the recipe asks for.
     """
+    if settings.sources is None:
+        return _load_source(settings, tokenizer, seed)
+    return mixed({source.shown_as: _load_source(source, tokenizer, seed) for source in settings.sources})
+
+
+def mixed(parts: Mapping[str, ProblemSet]) -> ProblemSet:
+    """The problems of several sources, by name, each problem with its source's name, also in its id.
+
+    A question that one source holds out is not trained on in another.
+    """
+    named = {name: _named(name, part) for name, part in parts.items()}
+    asked = {problem.prompt for part in named.values() for problem in part.held_out}
+    turns = zip_longest(*[part.held_out for part in named.values()])
+    train = [problem for part in named.values() for problem in part.train]
+    kept = tuple(problem for problem in train if problem.prompt not in asked)
+    return ProblemSet(
+        train=kept,
+        held_out=tuple(problem for turn in turns for problem in turn if problem is not None),
+        prompt_ids={problem: ids for part in named.values() for problem, ids in part.prompt_ids.items()},
+        dropped_long=sum(part.dropped_long for part in named.values()),
+        duplicates=sum(part.duplicates for part in named.values()),
+        held_out_elsewhere=len(train) - len(kept),
+    )
+
+
+def _named(source: str, part: ProblemSet) -> ProblemSet:
+    def own(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        return tuple(replace(problem, id=f"{source}:{problem.id}", source=source) for problem in problems)
+
+    ids = {f"{source}:{problem}": ids for problem, ids in part.prompt_ids.items()}
+    return replace(part, train=own(part.train), held_out=own(part.held_out), prompt_ids=ids)
+
+
+def _load_source(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> ProblemSet:
     read = read_problems(settings, seed)
     problems = distinct(read)
     prepared = prepare(problems, make_template(settings.template, tokenizer), settings)
@@ -110,22 +149,22 @@ def _share(prompt: str) -> float:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") / 2**48
 
 
-def check_enough(problems: Sequence[Problem], count: int, settings: ProblemSettings) -> None:
+def check_enough(problems: Sequence[Problem], count: int, settings: ProblemSettings, where: str = "problems") -> None:
     """Refuse data that is empty, or smaller than the `count` problems of one step unless it may wrap.
 
     Raises:
         UserError: there is too little data.
     """
     if not problems:
-        raise UserError("problems: expected some to train on, got none: lower held_out or add data")
+        raise UserError(f"{where}: expected some to train on, got none: lower held_out or add data")
     if len(problems) < count and settings.too_few == "error":
         raise UserError(
-            f"problems: expected at least {count} to train on, one step's, got {len(problems)}: "
+            f"{where}: expected at least {count} to train on, one step's, got {len(problems)}: "
             "add data, take fewer in a step, or say too_few: wrap to use some twice in a step"
         )
 
 
-def draw(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
+def draw(problems: Sequence[Problem], seed: int | str, start: int, count: int) -> list[Problem]:
     """The `count` problems that come after the first `start` of an endless sequence of shuffled epochs.
 
     The sequence is a function of the seed and the number of problems, so `start` is all that a resumed run needs. A
@@ -137,6 +176,6 @@ def draw(problems: Sequence[Problem], seed: int, start: int, count: int) -> list
 
 
 @lru_cache(maxsize=8)
-def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _order(size: int, seed: int | str, epoch: int) -> tuple[int, ...]:
     """A permutation sorted by hash: unlike a library's generator, the same in every version of everything."""
     return tuple(sorted(range(size), key=lambda index: hashlib.sha256(f"{seed}/{epoch}/{index}".encode()).digest()))

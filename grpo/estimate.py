@@ -6,12 +6,23 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from grpo.chain import chain
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.kernels.head_logprobs import NARROWEST, TILE
 from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage, TrainingSettings
+from grpo.recipe import (
+    EvaluateStage,
+    GrpoStage,
+    ModelSettings,
+    Recipe,
+    RejectionStage,
+    RewardModelStage,
+    SftStage,
+    Stage,
+    TrainingSettings,
+)
 from grpo.recipe_file import dump_recipe
 from grpo.rollout.vllm_options import cache_bytes_per_token
 from grpo.scratch import model_config
@@ -42,50 +53,58 @@ def describe(recipe: Recipe) -> str:
     """The resolved recipe, then for every stage its batch arithmetic and an estimate of tokens and memory."""
     size = _model_size(recipe.model)
     lines = [dump_recipe(recipe), f"policy: {size.parameters:,} parameters, {size.trainable:,} trained", ""]
-    for number, stage in enumerate(recipe.stages, start=1):
-        lines.append(f"{number:02d}-{stage.kind}")
-        lines += [f"  {line}" for line in _words(stage, size, recipe.model)]
+    for link in chain(recipe):
+        lines.append(f"{link.name}, from {link.start or ', '.join(link.models)}")
+        lines += [f"  {line}" for line in _words(link.stage, size, recipe.model)]
     return "\n".join(lines)
 
 
-def _words(stage: SftStage | GrpoStage | EvaluateStage, size: ModelSize, model: ModelSettings) -> list[str]:
+def _words(stage: Stage, size: ModelSize, model: ModelSettings) -> list[str]:
     if isinstance(stage, GrpoStage):
         learner = _memory(stage, size, model, reference=stage.kl.beta > 0)
-        engine = _engine(stage.rollout, stage, stage.rollout.max_new_tokens, size, model)
+        engine = _engine(stage.rollout, stage, stage.longest_completion, size, model)
         return [*_grpo_words(stage), engine, learner]
-    if isinstance(stage, SftStage):
+    if isinstance(stage, SftStage | RewardModelStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
-        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage))
+        memory = _memory(stage, size, model, teacher=_teacher_bytes(stage) if isinstance(stage, SftStage) else 0)
         return [f"{stage.examples_per_step} examples a step, one update a step, {length}", memory]
-    greedy = "one greedy completion"
-    sampled = f" and {stage.samples} samples" if stage.samples else ""
-    tokens = stage.limit * (1 + stage.samples) * stage.max_new_tokens
-    words = f"at most {stage.limit} problems, {greedy}{sampled} of each: at most {tokens:,} new tokens a model"
+    if isinstance(stage, RejectionStage):
+        most = f"at most {stage.limit} problems" if stage.limit else "every problem of the training part"
+        words = f"{most}, {stage.samples} samples of each of at most {stage.max_new_tokens:,} tokens"
+        return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
+    asked = ["one greedy completion"] if stage.greedy else []
+    asked += [f"{stage.samples} samples"] if stage.samples else []
+    tokens = stage.limit * (stage.greedy + stage.samples) * stage.max_new_tokens * len(stage.templates)
+    words = f"at most {stage.limit} problems, {' and '.join(asked)} of each: at most {tokens:,} new tokens a model"
     return [_engine(stage, stage, stage.max_new_tokens, size, model), words]
 
 
 def _engine(
-    settings: EngineSettings, stage: GrpoStage | EvaluateStage, new: int, size: ModelSize, model: ModelSettings
+    settings: EngineSettings,
+    stage: GrpoStage | RejectionStage | EvaluateStage,
+    new: int,
+    size: ModelSize,
+    model: ModelSettings,
 ) -> str:
     dtype = "float32" if (stage.precision, model.dtype) == ("fp32", "float32") else "bfloat16"
-    length = stage.problems.max_prompt_tokens + new
+    length = stage.problems.longest_prompt + new
     return engine_words(settings, size.parameters, size.cache_values, length, dtype)
 
 
 def _grpo_words(stage: GrpoStage) -> list[str]:
     completions = stage.prompts_per_step * stage.completions_per_prompt
-    new_tokens = completions * stage.rollout.max_new_tokens
+    new_tokens = completions * stage.longest_completion
     updates = stage.minibatches_per_step * stage.epochs_per_step
     per_minibatch = stage.prompts_per_step // stage.minibatches_per_step
-    learned = (new_tokens + stage.prompts_per_step * stage.problems.max_prompt_tokens) * stage.epochs_per_step
+    learned = (new_tokens + stage.prompts_per_step * stage.problems.longest_prompt) * stage.epochs_per_step
     return [
         f"{stage.prompts_per_step} prompts a step x {stage.completions_per_prompt} completions a prompt = "
         f"{completions} completions a step, {stage.steps * completions:,} in {stage.steps} steps",
         f"{stage.minibatches_per_step} minibatches of {per_minibatch} prompts x {stage.epochs_per_step} epochs = "
         f"{updates} updates a step",
-        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.rollout.max_new_tokens})",
+        f"at most {new_tokens:,} new tokens a step (completions of at most {stage.longest_completion})",
         f"the learner computes at most {learned:,} tokens a step (each prompt of at most "
-        f"{stage.problems.max_prompt_tokens} once), {stage.tokens_per_micro_batch:,} at a time",
+        f"{stage.problems.longest_prompt} once), {stage.tokens_per_micro_batch:,} at a time",
     ]
 
 

@@ -2,10 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from statistics import NormalDist, fmean, stdev
 
-from grpo.types import UserError
+from grpo.types import Score, UserError
+
+RIGHT = 1.0
+"""The value of an accuracy reward from which on an answer counts as right."""
+
+
+def is_right(score: Score, accuracy: str) -> bool:
+    """Whether the reward named `accuracy` found the answer right. An answer it failed on is not right."""
+    value = score.parts.get(accuracy)
+    return value is not None and value >= RIGHT
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -18,10 +27,22 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def consensus(answers: Sequence[str | None]) -> str | None:
-    """Return the commonest answer (cons@k); a tie goes to the one seen first, and None, unreadable, never wins."""
-    votes = Counter(answer for answer in answers if answer is not None)
-    return max(votes, key=votes.__getitem__, default=None)
+def winners(votes: Sequence[Hashable | None]) -> list[Hashable]:
+    """Return the commonest vote, or all of them where several are equally common; None, unreadable, never wins."""
+    counts = Counter(vote for vote in votes if vote is not None)
+    return [vote for vote, count in counts.items() if count == max(counts.values())]
+
+
+def cons_at_k(votes: Sequence[Hashable | None], right: Collection[Hashable], k: int) -> float:
+    """Return how often the majority of k samples is right (cons@k; `right` holds the right votes).
+
+    Of n samples it is the mean over n // k separate samples of k, in their order. A tie counts as the share of its
+    winners that are right: what drawing lots among them comes to on average, and the same every time.
+    """
+    if not 1 <= k <= len(votes):
+        raise UserError(f"cons@k: expected 1 <= k <= n, got n={len(votes)}, k={k}: take more samples")
+    parts = [winners(votes[start : start + k]) for start in range(0, len(votes) - k + 1, k)]
+    return fmean(sum(vote in right for vote in won) / len(won) if won else 0.0 for won in parts)
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -122,7 +122,7 @@ def _trajectories(
         torch.tensor([len(t.tokens.target_ids) for t in trajectories]),
         torch.tensor([reason is None for reason in reasons]),
         stage.loss.aggregation,
-        stage.rollout.max_new_tokens,
+        stage.longest_completion,
         count_masked=False,
     )
     everything_counts = (stage.kl.place == "loss" and stage.kl.beta > 0) or has_entropy_bonus(stage) or _balances(stage)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from grpo.types import UserError
 
@@ -55,6 +56,23 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
         temporary.replace(path)
         sync(path.parent)
+
+
+@contextmanager
+def atomic_file(final: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes its place at `final` when the block ends, and is removed when it raises. As above."""
+    temporary = final.with_name(f".tmp-{final.name}")
+    with full_disk_is_an_answer(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+            sync(temporary)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(final)
+        sync(final.parent)
 
 
 @contextmanager

@@ -3,26 +3,17 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo.evaluation import wilson_interval
-from grpo.rollout.collect import draft_figures
+from grpo.recorded import answer_figures, greedy_accuracy, recorded
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
 from grpo.task import Task, ask, judge
-from grpo.types import Problem, Score, ScoredGroup, UserError
-
-RIGHT = 1.0
-"""The value of an accuracy reward from which on an answer counts as right."""
+from grpo.types import Problem, ScoredGroup, UserError
 
 
-def is_right(score: Score, accuracy: str) -> bool:
-    """Whether the reward named `accuracy` found the answer right. An answer it failed on is not right."""
-    value = score.parts.get(accuracy)
-    return value is not None and value >= RIGHT
-
-
-def chosen_problems(task: Task, part: Literal["held_out", "train"]) -> tuple[Problem, ...]:
-    """The problems of one part. Raises UserError when there are none."""
-    problems = task.problems.held_out if part == "held_out" else task.problems.train
+def chosen_problems(task: Task, part: Literal["held_out", "train", "all"]) -> tuple[Problem, ...]:
+    """The problems of one part, or of both. Raises UserError when there are none."""
+    held_out = task.problems.held_out if part != "train" else ()
+    problems = held_out + (task.problems.train if part != "held_out" else ())
     if not problems:
         raise UserError(f"problems: expected {part} problems to evaluate on, got none: raise held_out or add data")
     return problems
@@ -39,15 +30,15 @@ def greedy(
 
 def greedy_figures(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, float]:
     """Accuracy with its 95 % Wilson interval, the mean of every reward, length, and the count of unscorable answers."""
-    scores = [group.scores[0] for group in scored]
-    right = sum(is_right(score, accuracy) for score in scores)
-    low, high = wilson_interval(right, len(scores))
-    figures = {"accuracy": right / len(scores), "accuracy_low": low, "accuracy_high": high}
-    for name in scores[0].parts:
-        values = [value for score in scores if (value := score.parts[name]) is not None]
-        figures |= {f"reward/{name}": sum(values) / len(values)} if values else {}
-    lengths = [len(group.group.completions[0].token_ids) for group in scored]
-    figures["completion/length_mean"] = sum(lengths) / len(lengths)
-    figures["unscorable"] = float(sum(score.total is None for score in scores))
-    figures["problems"] = float(len(scores))
-    return figures | draft_figures([group.group.completions[0] for group in scored])
+    answers = [recorded(group, 0, accuracy) for group in scored]
+    return greedy_accuracy(answers) | answer_figures(answers)
+
+
+def accuracy_of_sources(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, float]:
+    """The share of right greedy answers of each source of a mixture."""
+    figures: dict[str, float] = {}
+    for source in sorted({group.group.problem.source for group in scored} - {""}):
+        own = [recorded(group, 0, accuracy) for group in scored if group.group.problem.source == source]
+        measured = greedy_accuracy(own)
+        figures |= {f"source/{source}/accuracy": measured["accuracy"]} if measured else {}
+    return figures

@@ -5,10 +5,11 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grpo.feed import FeedChange
 from grpo.files import write_atomic
 from grpo.types import Completion, Drafts, Group, Problem, Routes, Score, ScoredGroup, UserError
 
@@ -20,18 +21,20 @@ FAST = 1
 class Rollout:
     """The scored groups of a step, and the figures that were measured while they were sampled.
 
-    `consumed` problems were drawn for it, those of groups that were not kept included.
+    `consumed` problems were drawn for it, those of groups that were not kept included; `change` is what that does to
+    the stage's feed.
     """
 
     step: int
     consumed: int
     scored: Sequence[ScoredGroup]
     figures: Mapping[str, float]
+    change: FeedChange = field(default_factory=FeedChange)
 
 
 def write_rollout(folder: Path, rollout: Rollout) -> None:
     """Write a rollout to `folder`, complete or not at all. Of a problem only the id is kept. Raises DiskFull."""
-    header = {"consumed": rollout.consumed, "figures": dict(rollout.figures)}
+    header = {"consumed": rollout.consumed, "figures": dict(rollout.figures), "change": asdict(rollout.change)}
     lines = [json.dumps(entry) for entry in [header, *map(_group_entry, rollout.scored)]]
     # Without a time in its header, gzip gives equal rollouts equal files.
     write_atomic(_path(folder, rollout.step), gzip.compress("\n".join(lines).encode(), FAST, mtime=0))
@@ -55,7 +58,15 @@ def read_rollout(folder: Path, step: int, problems: Mapping[str, Problem]) -> Ro
                 "bring the data back, or start over with --fresh"
             )
     scored = [_scored_group(entry, problems) for entry in entries]
-    return Rollout(step, header["consumed"], scored, header["figures"])
+    change = header["change"]
+    visits = tuple((problem, rate) for problem, rate in change["visits"])
+    return Rollout(
+        step,
+        header["consumed"],
+        scored,
+        header["figures"],
+        FeedChange(change["places"], tuple(change["passed"]), visits),
+    )
 
 
 def prune_rollouts(folder: Path, up_to_step: int) -> None:

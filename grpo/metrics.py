@@ -17,7 +17,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
 from grpo.files import full_disk_is_an_answer, sync
-from grpo.types import ScoredGroup, UserError
+from grpo.types import Completion, Problem, Score, ScoredGroup, UserError
 
 LOGS = ("metrics", "samples", "experts")
 """The names of a stage's logs, each a .jsonl file; the last is there where the policy has experts."""
@@ -111,23 +111,26 @@ def sample_rows(
         for completion, score, advantage, mask_reason in zip(
             group.completions, scored_group.scores, advantages_G, mask_reasons_G, strict=True
         ):
-            row = {
-                "step": step,
-                "problem_id": group.problem.id,
-                "prompt": prompt,
-                "completion": completion.text,
-                "tokens": len(completion.token_ids),
-                "rewards": dict(score.parts),
-                "status": dict(score.status),
-                "notes": dict(score.notes),
-                "total": score.total,
-                "advantage": advantage,
-                "weight_version": completion.weight_version,
-                "finish": completion.finish,
-                "mask_reason": mask_reason,
-            }
+            row = {"step": step, **completion_row(group.problem, prompt, completion, score)}
+            row |= {"advantage": advantage, "weight_version": completion.weight_version, "mask_reason": mask_reason}
             rows.append(row)
     return rows
+
+
+def completion_row(problem: Problem, prompt: str, completion: Completion, score: Score) -> dict[str, Any]:
+    """What became of one completion; `prompt` is its prompt as text. A lone source of problems is not named."""
+    return {
+        "problem_id": problem.id,
+        **({"source": problem.source} if problem.source else {}),
+        "prompt": prompt,
+        "completion": completion.text,
+        "tokens": len(completion.token_ids),
+        "rewards": dict(score.parts),
+        "status": dict(score.status),
+        "notes": dict(score.notes),
+        "total": score.total,
+        "finish": completion.finish,
+    }
 
 
 class Clock:
@@ -143,7 +146,11 @@ class Clock:
         try:
             yield
         finally:
-            self._seconds[phase] = self.seconds(phase) + time.perf_counter() - start
+            self.add(phase, time.perf_counter() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere."""
+        self._seconds[phase] = self.seconds(phase) + seconds
 
     def seconds(self, phase: str) -> float:
         """Return the seconds of a phase so far, 0 where it has not been."""

@@ -1,6 +1,6 @@
 """The stages of a recipe one after the other: what is complete is skipped, what was interrupted goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -8,28 +8,42 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources, reward_models_of
 from grpo.display import Display, make_display
+from grpo.inputs import check_inputs, data_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
+from grpo.plan import plan
 from grpo.policy import save_policy
-from grpo.preflight import check_ahead, stage_name
-from grpo.recipe import Recipe
+from grpo.preflight import check_ahead
+from grpo.recipe import ProblemSettings, Recipe, RejectionStage, SftStage, Stage
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
-from grpo.stages import evaluate, grpo, sft
+from grpo.sources import origin, read_problems
+from grpo.stages import evaluate, grpo, rejection, reward_model, sft
 from grpo.types import UserError
 
-STAGES: dict[str, Callable[[Any, StageRun], None]] = {"sft": sft.run, "grpo": grpo.run, "evaluate": evaluate.run}
+STAGES: dict[str, Callable[[Any, StageRun], None]] = {
+    "sft": sft.run,
+    "grpo": grpo.run,
+    "rejection": rejection.run,
+    "reward_model": reward_model.run,
+    "evaluate": evaluate.run,
+}
 
 
-def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
+def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None, until: str | None = None) -> Path:
     """Run every stage that is not complete yet and return the run's folder.
+
+    `redo_from` names the first stage to do again, `until` the last one to do.
 
     Raises:
         UserError: the recipe, the data or the run's folder is not fit for it.
     """
     folder = Path(recipe.output) / recipe.name
-    check_ahead(recipe)
+    links = chain(recipe)
+    first, last = _span(links, redo_from, until)
+    check_ahead(recipe, links, folder)
     require_trackers(recipe.trackers)
     accelerator = Accelerator(log_with=list(recipe.trackers) or None, project_dir=folder)
     if accelerator.mixed_precision != "no":
@@ -38,43 +52,94 @@ def run_recipe(recipe: Recipe, fresh: bool = False) -> Path:
         )
     with locked(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
-            claim(folder, recipe, fresh)
+            claim(folder, recipe, fresh, first)
         accelerator.wait_for_everyone()
         start_trackers(accelerator, recipe.name, recipe.trackers, recipe.model_dump(mode="json"))
         display = make_display(recipe.name, accelerator.is_main_process)
         try:
-            _run_stages(recipe, folder, accelerator, display)
+            display.table(f"{recipe.name}: {folder}", plan(links, folder, last))
+            _run_stages(recipe, links[:last], folder, accelerator, display)
+            if last < len(links):
+                display.note(
+                    f"stopped after {links[last - 1].name}; without --until it goes on with {links[last].name}"
+                )
         finally:
             display.close()
             accelerator.end_training()
     return folder
 
 
-def _run_stages(recipe: Recipe, folder: Path, accelerator: Accelerator, display: Display) -> None:
-    start = _base_model(recipe, folder, accelerator)
-    models = {"base": start}
-    for number, stage in enumerate(recipe.stages, start=1):
-        name = stage_name(number, stage.kind)
-        if is_complete(folder / name):
-            display.note(f"{name} is complete")
+def _span(links: Sequence[Link], redo_from: str | None, until: str | None) -> tuple[int | None, int]:
+    """The numbers of the first stage to do again, if any, and of the last one to do."""
+    first = None if redo_from is None else find(links, redo_from, "--from").number
+    last = len(links) if until is None else find(links, until, "--until").number
+    if first is not None and first > last:
+        raise UserError(f"--until {until}: comes before --from {redo_from}; name a later stage")
+    return first, last
+
+
+def _run_stages(
+    recipe: Recipe, links: Sequence[Link], folder: Path, accelerator: Accelerator, display: Display
+) -> None:
+    models = {BASE: _base_model(recipe, folder, accelerator)}
+    for link in links:
+        stage = bound(link, links, folder)
+        start = models.get(link.start or BASE, str(link.start))
+        if accelerator.is_main_process:
+            check_inputs(folder / link.name, _inputs(link, stage, start, models, _reward_models(link, folder), recipe))
+        if is_complete(folder / link.name):
+            display.note(f"{link.name} is complete")
         else:
-            set_seed(recipe.seed + number)
+            set_seed(recipe.seed + link.number)
             surroundings = StageRun(
-                number=number,
-                folder=folder / name,
+                number=link.number,
+                folder=folder / link.name,
                 seed=recipe.seed,
                 model=recipe.model,
                 start_model=start,
-                models=dict(models),
+                models={name: name for name in link.models} | models,  # a path is its own name
+                reward_models=_reward_models(link, folder),
                 accelerator=accelerator,
                 display=display,
+                evaluated=evaluated_sets(recipe),
             )
             STAGES[stage.kind](stage, surroundings)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                mark_complete(folder / name)
-        if stage.kind != "evaluate":
-            start = models[name] = str(folder / name / "model")
+                mark_complete(folder / link.name)
+        if stage.kind in LEAVE_A_MODEL:
+            models[link.name] = str(folder / link.name / "model")
+
+
+def _reward_models(link: Link, folder: Path) -> dict[str, str]:
+    """The folders of the earlier stages' models that judge in this one, by what its rewards call them."""
+    return {name: str(folder / judge / "model") for name, judge in link.judges.items()}
+
+
+def _inputs(
+    link: Link,
+    stage: Stage,
+    start: str,
+    models: Mapping[str, str],
+    judges: Mapping[str, str],
+    recipe: Recipe,
+) -> dict[str, str]:
+    """What the stage is given, by its name in a sentence."""
+    given = {f"the model {name}": model_digest(models.get(name, name)) for name in link.models}
+    if link.start is not None:
+        given[f"the model that it starts from ({link.start})"] = model_digest(start)
+    for name in reward_models_of(stage):
+        given[f"the reward model {name}"] = model_digest(judges.get(name, name))
+    if isinstance(stage, SftStage) and stage.teacher is not None:
+        given[f"its teacher ({stage.teacher.path})"] = model_digest(stage.teacher.path)
+    own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]
+    shown = [source.template.examples for _, source in own if source.template.examples is not None]
+    examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]
+    decontaminates = isinstance(stage, RejectionStage) and stage.decontaminate is not None
+    evaluated = [one.problems for one in evaluated_sets(recipe)] if decontaminates else []
+    for name, source in [*own, *examples, *((f"evaluation data ({origin(one)})", one) for one in evaluated)]:
+        given[name] = given.get(name, "") + data_digest(read_problems(source, recipe.seed))
+    return given
 
 
 def _base_model(recipe: Recipe, folder: Path, accelerator: Accelerator) -> str:

@@ -61,8 +61,8 @@ def load_policy(settings: ModelSettings, path: str, seed: int = 0) -> Policy:
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
-    """Wrap a model, in place, in adapters that start as no change; only they and a predictor are trained.
+def add_lora(model: nn.Module, settings: LoraSettings, task: str = "CAUSAL_LM") -> PeftModel:
+    """Wrap a model, in place, in adapters that start as no change; only they, a predictor and a new head are trained.
 
     Raises:
         UserError: a target named by the settings is no module of the model, or the model has no experts.
@@ -80,7 +80,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> PeftModel:
         target_modules=targets if isinstance(targets, str) else [name for name in targets if name != ALL_EXPERTS],
         target_parameters=experts,
         exclude_modules=None if predictor is None else rf"(.*\.)?{re.escape(predictor_prefix(model))}.*",
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     try:
         adapted = get_peft_model(model, config)

@@ -1,46 +1,73 @@
 """Mistakes that can be found before the first stage computes anything, found then."""
 
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from grpo.chain import DATA_COLUMNS, LEAVE_A_JUDGE, Link, find, problem_sources
 from grpo.engine_settings import EngineSettings
 from grpo.families import family_of
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
-from grpo.recipe import EvaluateStage, GrpoStage, ModelSettings, Recipe, SftStage
+from grpo.reading import parts
+from grpo.recipe import (
+    EvaluateStage,
+    GrpoStage,
+    MixSettings,
+    ModelSettings,
+    ProblemSettings,
+    Recipe,
+    RejectionStage,
+    RewardModelStage,
+    SftStage,
+    Stage,
+)
+from grpo.rejection_settings import LayoutSettings
+from grpo.rewards.preference_models import check_models
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
-from grpo.sources import read_problems
+from grpo.sources import origin, read_problems
+from grpo.task import check_rewards, own_rewards
+from grpo.templates import read_examples
 from grpo.types import UserError
 
 
-def stage_name(number: int, kind: str) -> str:
-    """The folder of a stage and the name of the model it leaves; stages count from 1."""
-    return f"{number:02d}-{kind}"
-
-
-def check_ahead(recipe: Recipe) -> None:
+def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
     """Read every stage's data and find every reward and model that a later stage will ask for.
+
+    Data that an earlier stage has yet to leave in the run's `folder` is known by its columns alone.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     check_experts(recipe)
     _check_predictor(recipe)
-    models = ["base"]
-    for number, stage in enumerate(recipe.stages, start=1):
-        _check_data(stage, recipe.seed)
+    for place, link in enumerate(links):
+        stage, before = link.stage, links[:place]
         _check_teacher(stage)
-        if not isinstance(stage, SftStage):
+        _check_paths(link)
+        for source in problem_sources(stage):
+            if source.template.examples is not None:
+                read_examples(source.template.examples)
+        if isinstance(stage, SftStage | RewardModelStage):
+            for source in stage.problems.each:
+                _check_data(stage, _columns(source, before, folder, recipe.seed))
+                if isinstance(stage, SftStage) and stage.layout is not None and source.stage is None:
+                    _check_layout(stage, source, stage.layout, recipe.seed)
+        if isinstance(stage, RejectionStage):
+            for mix in stage.mix:
+                for source in mix.problems.each:
+                    _check_mix(mix, source, _columns(source, before, folder, recipe.seed))
+            _check_rensa(stage)
+        if isinstance(stage, GrpoStage | RejectionStage | EvaluateStage):
+            _check_rewards(stage, before, folder, recipe.seed)
+            judges = [other.name for other in before if other.stage.kind in LEAVE_A_JUDGE]
+            check_models(stage.rewards, list(dict.fromkeys([*judges, *link.judges])))
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
-        if isinstance(stage, EvaluateStage):
-            _check_models(stage, number, models)
-        else:
-            models.append(stage_name(number, stage.kind))
 
 
 def check_experts(recipe: Recipe) -> None:
@@ -50,7 +77,7 @@ def check_experts(recipe: Recipe) -> None:
         UserError: the model has no experts, or its routers no bias, or an engine can not do its part.
     """
     for number, stage in enumerate(recipe.stages):
-        if isinstance(stage, EvaluateStage) or stage.experts == type(stage.experts)():
+        if not isinstance(stage, SftStage | GrpoStage) or stage.experts == type(stage.experts)():
             continue
         config = model_config(recipe.model)
         router, where = family_of(config).router, f"stages[{number}].experts"
@@ -69,11 +96,39 @@ def check_experts(recipe: Recipe) -> None:
             check_tells_routes(stage.rollout, config)
 
 
-def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
-    columns = read_problems(stage.problems, seed)[0].columns.keys()
-    if not isinstance(stage, SftStage):
-        for reward in load_rewards(stage.rewards):
-            check_columns(reward, columns)
+def _columns(problems: ProblemSettings, links: Sequence[Link], folder: Path, seed: int) -> Collection[str]:
+    """The columns of a source of problems, those of the first row; of data of a stage, those that every row has."""
+    if problems.stage is None:
+        return read_problems(problems, seed)[0].columns.keys()
+    link = find(links, problems.stage, "problems.stage")
+    sampled = [{*_columns(source, links, folder, seed)} for source in link.stage.problems.each]
+    return set.intersection(*sampled) | {*DATA_COLUMNS} | problems.columns.keys()
+
+
+def _check_paths(link: Link) -> None:
+    """A model on disk is there. A name of the hub, `one/two`, is looked for when it is loaded."""
+    for path in [link.start, *link.models]:
+        on_disk = path is not None and (path.startswith(("/", ".", "~")) or path.count("/") > 1)
+        if path is not None and on_disk and not Path(path).is_dir():
+            raise UserError(f"stages[{link.number - 1}]: no model folder {path}: make it first, or correct the path")
+
+
+def _check_rewards(
+    stage: GrpoStage | RejectionStage | EvaluateStage, before: Sequence[Link], folder: Path, seed: int
+) -> None:
+    """The rewards fit the problems of every source; of data that is still to be made, its columns."""
+    rewards, each = load_rewards(stage.rewards), stage.problems.each
+    there = [(own_rewards(one, rewards), read_problems(one, seed)) for one in each if one.stage is None]
+    check_rewards(rewards, there, every=len(there) == len(each))
+    for source in each:
+        for reward in own_rewards(source, rewards) if source.stage is not None else ():
+            if not reward.where:  # or else it may be for other rows than those that lack a column
+                check_columns(reward, _columns(source, before, folder, seed))
+
+
+def _check_data(stage: SftStage | RewardModelStage, columns: Collection[str]) -> None:
+    if isinstance(stage, RewardModelStage):
+        _check_preferences(stage, columns)
     elif stage.completion_column not in columns:
         raise UserError(
             f"stage sft: the problems have no column {stage.completion_column!r} to learn from, only "
@@ -81,10 +136,45 @@ def _check_data(stage: SftStage | GrpoStage | EvaluateStage, seed: int) -> None:
         )
 
 
-def _check_teacher(stage: SftStage | GrpoStage | EvaluateStage) -> None:
+def _check_teacher(stage: Stage) -> None:
     """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
     if isinstance(stage, SftStage) and stage.teacher is not None:
         load_config(stage.teacher.path)
+
+
+def _check_mix(mix: MixSettings, source: ProblemSettings, columns: Collection[str]) -> None:
+    if mix.completion_column not in columns:
+        raise UserError(
+            f"stage rejection: {origin(source)} has no column {mix.completion_column!r} to mix in, only "
+            f"{', '.join(columns)}; set completion_column"
+        )
+
+
+def _check_rensa(stage: RejectionStage) -> None:
+    if stage.near_duplicates is not None and find_spec("rensa") is None:
+        raise UserError("near_duplicates: needs rensa, which is not installed: pip install rensa, or set it to null")
+
+
+def _check_layout(stage: SftStage, source: ProblemSettings, layout: LayoutSettings, seed: int) -> None:
+    """Every demonstration has reasoning and a summary, before anything is learned from them."""
+    for problem in read_problems(source, seed):
+        text = problem.columns.get(stage.completion_column)
+        if not isinstance(text, str) or parts(text, layout) is None:
+            raise UserError(
+                f"stage sft: {origin(source)}: the completion of {problem.prompt[:40]!r} is not "
+                f"reasoning up to one {layout.end} and a summary after it, got {str(text)[:80]!r}: correct the data, "
+                "or leave layout out"
+            )
+
+
+def _check_preferences(stage: RewardModelStage, columns: Collection[str]) -> None:
+    pairs = stage.objective == "pairwise"
+    for key in ("chosen_column", "rejected_column") if pairs else ("response_column", "label_column"):
+        if getattr(stage, key) not in columns:
+            raise UserError(
+                f"stage reward_model: the problems have no column {getattr(stage, key)!r}, only {', '.join(columns)}; "
+                f"set {key}"
+            )
 
 
 def _check_engine(settings: EngineSettings) -> None:
@@ -122,11 +212,3 @@ def _has_predictor(model: ModelSettings) -> bool:
     if model.mtp == "keep" and model.path is not None:
         return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
     return model.mtp == "add"
-
-
-def _check_models(stage: EvaluateStage, number: int, known: list[str]) -> None:
-    for name in stage.models or ():
-        if name not in known:
-            raise UserError(
-                f"stages[{number - 1}].models: {name!r} is none of the models so far; use {', '.join(known)}"
-            )

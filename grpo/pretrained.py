@@ -1,17 +1,11 @@
 """transformers' from_pretrained, with one plain sentence for everything that can be wrong with a model."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -20,13 +14,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from grpo.families import write_config_keys
+from grpo.loading import any_tokenizer, check_exists, said_plainly
 from grpo.mtp import LAYERS_KEY, complete_predictor, grow_config
 from grpo.mtp_files import passed_over, stored_parts
 from grpo.recipe import ModelSettings
 from grpo.types import UserError
-
-LOADING_FAILED = (OSError, HFValidationError, SafetensorError, ImportError, LookupError, RuntimeError, ValueError)
-"""What transformers raises for a model that is missing, incomplete or not its own."""
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -35,21 +27,18 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
     Raises:
         UserError: there is no tokenizer at `path`, or it has no end token.
     """
-    _check_exists(path)
-    with _said_plainly(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    tokenizer = any_tokenizer(path, trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: expected a tokenizer with an end token, got none: set eos_token in its config")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked and never trained on
-    tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
 
 def load_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """Load the config of a causal language model. Raises UserError when there is none at `path`."""
-    _check_exists(path)
-    with _said_plainly(path, "model config"):
+    check_exists(path)
+    with said_plainly(path, "model config"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     made_for = getattr(config, "architectures", None) or []
@@ -69,7 +58,7 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
         UserError: there is no causal language model at `path`, or weights of it are missing.
     """
     config = load_config(path, settings.trust_remote_code)
-    with _said_plainly(path, "model"):
+    with said_plainly(path, "model"):
         stored = stored_parts(path, config)
     parts = {} if settings.mtp == "drop" else stored
     behind_trunk = rf"\.layers\.{getattr(config, 'num_hidden_layers', None)}\."
@@ -77,7 +66,7 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
         grow_config(config)
     elif getattr(config, LAYERS_KEY, 0):
         setattr(config, LAYERS_KEY, 0)  # what the folder promises and does not hold, or what is dropped
-    with _said_plainly(path, "model"), passed_over(config, behind_trunk):
+    with said_plainly(path, "model"), passed_over(config, behind_trunk):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -98,28 +87,6 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
     _check_vocabulary(path, model, tokenizer)
     model.generation_config = plain_generation_config(model, tokenizer)
     return model
-
-
-def _check_exists(path: str) -> None:
-    """Tell a folder that is not there from the name of a hub model, which has the form owner/name."""
-    if Path(path).is_file():
-        raise UserError(f"{path}: expected a model folder, got a file: turn a GGUF file into one with grpo import-gguf")
-    is_no_hub_name = path.startswith(("/", ".", "~")) or path.count("/") > 1
-    if is_no_hub_name and not Path(path).is_dir():
-        raise UserError(f"{path}: no such model folder: give an existing folder or the name of a hub model")
-
-
-@contextmanager
-def _said_plainly(path: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except LOADING_FAILED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if Path(path).is_dir():
-            advice = "give a folder that save_pretrained wrote, with config.json, *.safetensors and tokenizer.json"
-        else:
-            advice = "check the name and the network, or download the model and give its folder"
-        raise UserError(f"{path}: no usable {what} here: {reason[:300].rstrip('.')}: {advice}") from None
 
 
 def _check_vocabulary(path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -8,10 +8,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
+from grpo.curriculum_settings import CurriculumSettings, LongerFrom, check_steps
 from grpo.engine_settings import EngineSettings, RolloutSettings
 from grpo.expert_settings import ExpertSettings, GrpoExpertSettings
+from grpo.mixture_settings import SourceOptions, check_mixture, with_sources
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
+from grpo.preference_settings import Part, RewardModelEvaluation, Where, with_part
+from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.settings import Count, NonNegative, Number, Positive, Settings, Share, one_of
+from grpo.stage_settings import NamedStage, StartingStage
 from grpo.teacher_settings import TeacherSettings
 
 Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -83,6 +88,10 @@ class TemplateSettings(Settings):
     system: str | None = Field(None, description="the system prompt of a chat template")
     prefill: str = Field("", description="text that begins every completion, such as <think>")
     file: str | None = Field(None, description="the file of a Jinja template")
+    examples: str | None = Field(None, description="a file of problems with `completion`, shown before every problem")
+    separator: str | None = Field(
+        None, description="what stands between examples, except in a chat, where they are turns; left out, a blank line"
+    )
 
     @model_validator(mode="after")
     def _options_fit_the_kind(self) -> Self:
@@ -90,30 +99,42 @@ class TemplateSettings(Settings):
             raise ValueError("needs file for kind jinja, and only there")
         if self.system is not None and self.kind != "chat":
             raise ValueError(f"system belongs to kind chat, not to kind {self.kind}")
+        if self.separator is not None and (self.examples is None or self.kind == "chat"):
+            raise ValueError("separator belongs to examples of a kind other than chat")
         return self
 
 
 class ProblemSettings(Settings):
     """Where problems come from, how they are split, and how they become prompts."""
 
+    sources: Annotated[list["SourceSettings"], Field(min_length=1)] | None = Field(
+        None, description="several sources with weights; problems may be their list alone"
+    )
     path: str | None = Field(None, description="a .jsonl, .parquet or .csv file")
     dataset: str | None = Field(None, description="a data set of the Hugging Face hub")
     task: str | None = Field(None, description="a task of reasoning-gym")
     function: str | None = Field(None, description="file.py:function or package.module:function, yielding mappings")
+    stage: str | None = Field(None, description="an earlier stage that leaves data")
     params: dict[str, Any] = Field({}, description="parameters of the task or function")
     config: str | None = Field(None, description="the configuration of a hub data set")
     split: str | None = Field(None, description="the split of a hub data set; left out, train")
     size: Count | None = Field(None, description="how many problems to generate or read")
     columns: dict[str, str] = Field({}, description="our name for a column: its name in the data")
+    where: Where = Field({}, description="columns and values of the rows that are taken; left out, all of them")
     held_out: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="share kept out of training, by hash")
     template: TemplateSettings = TemplateSettings()
     max_prompt_tokens: Count = 1024
     long_prompts: Literal["drop", "error"] = "drop"
     too_few: Literal["error", "wrap"] = Field("error", description="what to do with less data than one step takes")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_share_what_is_said_once(cls, given: Any) -> Any:
+        return with_sources(given)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        one_of(self, "path", "dataset", "task", "function")
+        one_of(self, "path", "dataset", "task", "function", "stage", "sources")
         if self.params and self.task is None and self.function is None:
             raise ValueError("params belongs to task or function")
         if self.dataset is None and (self.config is not None or self.split is not None):
@@ -121,6 +142,48 @@ class ProblemSettings(Settings):
         if self.task is not None and self.size is None:
             raise ValueError("size is needed with task: how many problems to generate")
         return self
+
+    @model_validator(mode="after")
+    def _sources_can_be_told_apart(self) -> Self:
+        sources = self.sources or []
+        check_mixture([source.shown_as for source in sources], [source.first_step for source in sources])
+        return self
+
+    @property
+    def each(self) -> list["SourceSettings"] | list["ProblemSettings"]:
+        """The sources of a mixture, or these settings alone."""
+        return self.sources or [self]
+
+    @property
+    def names(self) -> list[str]:
+        """What figures call each of them; empty where there is one."""
+        return [source.shown_as for source in self.sources] if self.sources else [""]
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any problem can be held out."""
+        return any(source.held_out > 0 for source in self.each)
+
+    @property
+    def longest_prompt(self) -> int:
+        """The most tokens that a prompt may have."""
+        return max(source.max_prompt_tokens for source in self.each)
+
+
+class SourceSettings(ProblemSettings, SourceOptions):
+    """One source of a mixture: problems, and how they are mixed in."""
+
+    @model_validator(mode="after")
+    def _is_no_mixture(self) -> Self:
+        if self.sources is not None:
+            raise ValueError("a source has no sources of its own: list them all side by side")
+        return self
+
+    @property
+    def shown_as(self) -> str:
+        """Its name in figures and samples."""
+        origin = self.label or self.task or self.path or self.dataset or self.function or self.stage or ""
+        return origin.rstrip("/").rpartition("/")[2].rpartition(":")[2].removesuffix(".jsonl")
 
 
 class Gate(Settings):
@@ -146,6 +209,7 @@ class RewardSettings(Settings):
     only_if: Annotated[Gate, BeforeValidator(_gate_of_a_name)] | None = Field(
         None, description="a reward that must be reached for this one to count: else it counts as 0"
     )
+    where: Where = Field({}, description="columns and values of the problems it is for; left out, all of them")
     isolate: bool = Field(False, description="call it in worker processes that are killed when they take too long")
     seconds: Positive = Field(10.0, description="how long a call may take when isolate is on")
     memory_gb: Positive = Field(4.0, description="address space of a worker when isolate is on")
@@ -182,10 +246,17 @@ def _check_gates(rewards: list[RewardSettings]) -> None:
                 raise ValueError(f"only_if of {reward.shown_as} names itself: name another reward")
 
 
+def _check_source_rewards(problems: ProblemSettings, rewards: list[RewardSettings]) -> None:
+    """What a source is judged by are rewards of the stage."""
+    for source in problems.sources or ():
+        for name in source.rewards or ():
+            _check_reward(f"rewards of source {source.shown_as}", name, rewards)
+
+
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(StartingStage):
     """What every stage that changes weights has in common."""
 
     lr: Positive
@@ -229,6 +300,7 @@ class SftStage(TrainingSettings):
     kind: Literal["sft"]
     problems: ProblemSettings
     completion_column: str = "completion"
+    layout: LayoutSettings | None = Field(None, description="each completion must have it, or else the run stops")
     examples_per_step: Count = 32
     steps: Count | None = None
     epochs: Count | None = None
@@ -426,6 +498,9 @@ class PeriodicEvaluation(Settings):
     every: Count = 50
     problems: Count = 64
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
+    watch: list[str] | None = Field(
+        None, description="rewards of preference that may be gamed; left out, those of reward models and judges"
+    )
 
 
 class GrpoStage(TrainingSettings):
@@ -454,6 +529,8 @@ class GrpoStage(TrainingSettings):
     experts: GrpoExpertSettings = GrpoExpertSettings()
     mask_truncated: bool = Field(False, description="completions cut at max_new_tokens are not trained on")
     dynamic_sampling: DynamicSampling | None = None
+    curriculum: CurriculumSettings | None = None
+    length_schedule: list[LongerFrom] = Field([], description="limits of completions that replace max_new_tokens later")
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
     evaluation: PeriodicEvaluation | None = None
     mtp: RlMtpSettings | None = Field(None, description="left out: the layer follows the policy, which it cannot move")
@@ -480,13 +557,33 @@ class GrpoStage(TrainingSettings):
     def _rewards_are_its_own(self) -> Self:
         if self.evaluation is not None:
             _check_reward("evaluation.accuracy", self.evaluation.accuracy, self.rewards)
+            for name in self.evaluation.watch or ():
+                _check_reward("evaluation.watch", name, self.rewards)
         if self.dynamic_sampling is not None and self.dynamic_sampling.reward is not None:
             _check_reward("dynamic_sampling.reward", self.dynamic_sampling.reward, self.rewards)
+        if self.curriculum is not None:
+            _check_reward("curriculum.accuracy", self.curriculum.accuracy, self.rewards)
         return self
+
+    @model_validator(mode="after")
+    def _lengths_follow_each_other(self) -> Self:
+        check_steps(self.length_schedule)
+        return self
+
+    def max_new_tokens(self, step: int) -> int:
+        """The longest completion of a step, which count from 1."""
+        begun = [entry.max_new_tokens for entry in self.length_schedule if entry.step <= step]
+        return begun[-1] if begun else self.rollout.max_new_tokens
+
+    @property
+    def longest_completion(self) -> int:
+        """The longest completion of the whole stage, in tokens."""
+        return max([self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in self.length_schedule)])
 
     @model_validator(mode="after")
     def _gates_name_rewards(self) -> Self:
         _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
         return self
 
     @model_validator(mode="after")
@@ -499,7 +596,7 @@ class GrpoStage(TrainingSettings):
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:
-        if self.evaluation is not None and self.problems.held_out == 0:
+        if self.evaluation is not None and not self.problems.holds_out:
             raise ValueError("evaluation needs held-out problems, got problems.held_out 0: raise it")
         return self
 
@@ -510,18 +607,64 @@ class GrpoStage(TrainingSettings):
         return self
 
 
-class EvaluateStage(EngineSettings):
-    """Accuracy on held-out problems: greedy, and pass@k over samples, each with a 95 % interval."""
+class RewardModelStage(TrainingSettings):
+    """A scalar head that learns which of two responses is better, or whether one is good."""
+
+    kind: Literal["reward_model"]
+    problems: ProblemSettings
+    objective: Literal["pairwise", "pointwise"] = "pairwise"
+    judges: Part = Field(description="summary or response; left out, summary for pairs and response for labels")
+    chosen_column: str = Field("chosen", description="the better response of a pair")
+    rejected_column: str = Field("rejected", description="the other response of a pair")
+    response_column: str = Field("response", description="the response that has a label, with pointwise")
+    label_column: str = Field("label", description="1 or true: good, 0 or false: bad, with pointwise")
+    center: NonNegative = Field(0.0, description="how hard the scores of pairs are kept around 0")
+    max_tokens: Count = Field(8192, description="longer examples are left out, prompt included")
+    examples_per_step: Count = 32
+    steps: Count | None = None
+    epochs: Count | None = None
+    evaluation: RewardModelEvaluation = RewardModelEvaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_what_r1_does(cls, given: Any) -> Any:
+        return with_part(given)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        one_of(self, "steps", "epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_objective(self) -> Self:
+        if self.center and self.objective == "pointwise":
+            raise ValueError("center is for pairs, whose scores are known up to a constant: leave it out")
+        if self.experts != ExpertSettings():
+            raise ValueError("experts are left as they are in a reward model: leave experts out")
+        if self.problems.sources is not None:
+            raise ValueError("a reward model learns from one source of pairs or labels: leave problems.sources out")
+        if self.problems.held_out == 0:
+            raise ValueError("a reward model is measured on held-out examples, got problems.held_out 0: raise it")
+        return self
+
+
+class EvaluateStage(NamedStage, EngineSettings):
+    """Accuracy on held-out problems: greedy, pass@k and cons@k over samples, each with a 95 % interval."""
 
     kind: Literal["evaluate"]
     problems: ProblemSettings
     rewards: list[RewardSettings] = Field(min_length=1)
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
-    part: Literal["held_out", "train"] = "held_out"
+    part: Literal["held_out", "train", "all"] = "held_out"
     limit: Count = Field(256, description="problems evaluated at most")
-    models: list[str] | None = Field(None, description="base or stage folders; left out, base and every model so far")
+    models: list[str] | None = Field(None, description="base, stages or paths; left out, base and every model so far")
+    templates: list[Literal["training", "native"]] = Field(
+        ["training"], min_length=1, description="the problems' own template, the model's own chat template, or both"
+    )
+    greedy: bool = Field(True, description="one completion of the likeliest tokens a problem")
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
+    cons: list[Count] = Field([], description="k of cons@k: how often the majority of k samples is right")
     temperature: Positive = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
@@ -532,11 +675,17 @@ class EvaluateStage(EngineSettings):
     def _k_fits_the_samples(self) -> Self:
         if self.samples and max(self.k) > self.samples:
             raise ValueError(f"k must be at most samples ({self.samples}), got {max(self.k)}")
+        if max(self.cons, default=0) > self.samples:
+            raise ValueError(f"cons must be at most samples ({self.samples}), got {max(self.cons)}")
+        if len(set(self.templates)) < len(self.templates):
+            raise ValueError(f"templates must differ, got {', '.join(self.templates)}")
+        if not self.samples and not self.greedy:
+            raise ValueError("needs samples, or greedy: without both there is nothing to measure")
         return self
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:
-        if self.part == "held_out" and self.problems.held_out == 0:
+        if self.part == "held_out" and not self.problems.holds_out:
             raise ValueError("part held_out needs such problems, got problems.held_out 0: raise it, or say part: train")
         return self
 
@@ -544,10 +693,60 @@ class EvaluateStage(EngineSettings):
     def _reward_is_its_own(self) -> Self:
         _check_reward("accuracy", self.accuracy, self.rewards)
         _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
         return self
 
 
-Stage = Annotated[SftStage | GrpoStage | EvaluateStage, Field(discriminator="kind")]
+class DecontaminateSettings(Settings):
+    """Problems of evaluations, and whatever shares a run of words with one, are kept out of the data."""
+
+    words: Count = Field(10, description="words of a run; shorter problems of evaluations are compared whole")
+    common: Count = Field(10, description="a run that stands in more problems of evaluations than this is boilerplate")
+    against: list[ProblemSettings] = Field([], description="sets beside those that the recipe's stages evaluate on")
+
+
+class MixSettings(Settings):
+    """Other examples to learn from, such as non-reasoning data: `ratio` of them for every kept sample."""
+
+    problems: ProblemSettings
+    ratio: Positive
+    completion_column: str = "completion"
+
+
+class RejectionStage(StartingStage, EngineSettings):
+    """Rejection sampling: several samples a problem, of which the right and readable ones become data."""
+
+    kind: Literal["rejection"]
+    problems: ProblemSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    keep_if: dict[str, Number] = Field({"accuracy": 1.0}, min_length=1, description="rewards and what each must reach")
+    samples: Count = Field(16, description="samples a problem; the R1 paper says several")
+    limit: Count | None = Field(None, description="problems at most")
+    max_per_problem: Count = Field(4, description="samples kept of a problem, the first ones")
+    temperature: Positive = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 256
+    stop: list[str] = Field([])
+    keep_stop: bool = Field(True, description="a stop text at the end is part of what is written down")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    problems_per_chunk: Count = Field(64, description="problems sampled at a time; what a crash may cost")
+    layout: LayoutSettings | None = LayoutSettings()
+    readable: ReadableSettings | None = ReadableSettings()
+    near_duplicates: DuplicateSettings | None = DuplicateSettings()
+    decontaminate: DecontaminateSettings | None = DecontaminateSettings()
+    mix: list[MixSettings] = Field([])
+    max_reward_errors: Share = Field(0.1, description="share of a chunk's completions whose rewards may fail")
+
+    @model_validator(mode="after")
+    def _rewards_are_its_own(self) -> Self:
+        for name in self.keep_if:
+            _check_reward("keep_if", name, self.rewards)
+        _check_gates(self.rewards)
+        _check_source_rewards(self.problems, self.rewards)
+        return self
+
+
+Stage = Annotated[SftStage | GrpoStage | RewardModelStage | RejectionStage | EvaluateStage, Field(discriminator="kind")]
 
 
 class Recipe(Settings):

@@ -9,18 +9,27 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from grpo.mixture_settings import SAID_ONCE
 from grpo.recipe import Recipe
 from grpo.types import UserError
 
-SHARED = {"problems": ("sft", "grpo", "evaluate"), "rewards": ("grpo", "evaluate")}
+SHARED = {"problems": ("sft", "grpo", "rejection", "evaluate"), "rewards": ("grpo", "rejection", "evaluate")}
 """What a stage takes from the top of the recipe when it has none of its own, and which kinds of stage do."""
 
-PATHS = ("path", "file", "corpus", "folder")
+OF_SOURCE = ("template", "held_out", "max_prompt_tokens", "long_prompts")
+"""What problems of an earlier stage take from those of that stage. Examples in its prompts are not learned from."""
+
+PATHS = ("path", "file", "corpus", "folder", "start", "models", "examples")
+MODELS = ("start", "models")
+"""Keys whose value is a path when it has a slash, and otherwise a word such as base, or a stage."""
 FUNCTIONS = ("function", "name")
 """Keys whose value may be `file.py:function`."""
 
-FREE_FORM = ("options", "params", "config", "columns")
+FREE_FORM = ("options", "params", "config", "columns", "where")
 """Keys below which the recipe says nothing of its own."""
+
+OPTION_PATHS = {"reward_model": "model", "judge": "template"}
+"""Options of built-in rewards that may be paths, by the reward's name."""
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -59,7 +68,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(_anchored(_with_shared(raw), path.parent.resolve()))
     except ValidationError as error:
-        raise UserError(f"{path.name}: {_sentence(error, raw)}") from None
+        raise UserError(f"{path.name}: {sentence_of(error, raw)}") from None
     return recipe.model_copy(update={"problems": None, "rewards": None})
 
 
@@ -164,13 +173,51 @@ def _with_shared(raw: dict[str, Any]) -> dict[str, Any]:
         return {key: raw[key] for key, kinds in SHARED.items() if key in raw and stage.get("kind") in kinds} | stage
 
     stages = raw.get("stages")
-    return raw | {"stages": [complete(stage) for stage in stages]} if isinstance(stages, list) else raw
+    return raw | {"stages": _with_sources([complete(stage) for stage in stages])} if isinstance(stages, list) else raw
+
+
+def _with_sources(stages: list[Any]) -> list[Any]:
+    """The stages in which data of an earlier one has that one's template and split, where nothing else is said."""
+
+    def complete(problems: Any, earlier: list[Any]) -> Any:
+        if isinstance(problems, list):
+            return [complete(source, earlier) for source in problems]
+        if isinstance(problems, dict) and isinstance(problems.get("sources"), list):
+            beside = {key: problems[key] for key in SAID_ONCE if key in problems}
+            taken = [complete(beside | one if isinstance(one, dict) else one, earlier) for one in problems["sources"]]
+            return problems | {"sources": taken}
+        if not isinstance(problems, dict) or "stage" not in problems:
+            return problems
+        names = (problems["stage"], str(problems["stage"]).lstrip("0123456789").removeprefix("-"))
+        made = [one for one in earlier if isinstance(one, dict) and one.get("name", one.get("kind")) in names]
+        return (_of_source(made[-1].get("problems")) if made else {}) | problems
+
+    done: list[Any] = []
+    for stage in stages:
+        has_problems = isinstance(stage, dict) and "problems" in stage
+        done.append(stage | {"problems": complete(stage["problems"], done)} if has_problems else stage)
+    return done
+
+
+def _of_source(problems: Any) -> dict[str, Any]:
+    """What data of a stage with these problems takes from them: of a mixture, what all of its sources say alike."""
+    beside = {key: problems[key] for key in SAID_ONCE if key in problems} if isinstance(problems, dict) else {}
+    listed = problems.get("sources") if isinstance(problems, dict) else problems
+    sources = [beside | one for one in (listed if isinstance(listed, list) else [problems]) if isinstance(one, dict)]
+    first = sources[0] if sources else {}
+    taken = {
+        key: first[key] for key in OF_SOURCE if key in first and all(one.get(key) == first[key] for one in sources)
+    }
+    if isinstance(taken.get("template"), dict):
+        taken["template"] = {k: v for k, v in taken["template"].items() if k != "examples"}
+    return taken
 
 
 def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     """Make paths absolute that name something beside the recipe; others stay as they are."""
     if isinstance(node, dict):
-        return {k: v if k in FREE_FORM else _anchored(v, folder, k) for k, v in node.items()}
+        anchored = {k: v if k in FREE_FORM else _anchored(v, folder, k) for k, v in node.items()}
+        return anchored | _with_paths(node, folder)
     if isinstance(node, list):
         return [_anchored(item, folder, key) for item in node]
     if not isinstance(node, str):
@@ -179,9 +226,18 @@ def _anchored(node: Any, folder: Path, key: str = "") -> Any:
     if key in FUNCTIONS:
         stem, colon, name = node.partition(".py:")
         file, member = (stem + ".py", ":" + name) if colon else ("", "")
-    elif key not in PATHS:
+    elif key not in PATHS or (key in MODELS and "/" not in node):
         return node
     return str((folder / file).resolve()) + member if file and _exists(folder / file) else node
+
+
+def _with_paths(node: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The options of a built-in reward with their path made absolute; nothing for what is no such reward."""
+    name, options = node.get("name"), node.get("options")
+    option = OPTION_PATHS.get(name) if isinstance(name, str) else None
+    if option is None or not isinstance(options, dict) or option not in options:
+        return {}
+    return {"options": options | {option: _anchored(options[option], folder, "path")}}
 
 
 def _exists(path: Path) -> bool:
@@ -203,7 +259,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 # --- mistakes in one sentence -----------------------------------------------------------------------------------------
 
 
-def _sentence(error: ValidationError, raw: dict[str, Any]) -> str:
+def sentence_of(error: ValidationError, raw: dict[str, Any]) -> str:
+    """The first mistake of a recipe in one sentence."""
     details = error.errors(include_url=False)
     mistakes = list(dict.fromkeys(_describe(detail, _written_at(detail["loc"], raw)) for detail in details))
     return mistakes[0] + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")

@@ -1,12 +1,13 @@
 """A step's rollout: problems drawn, completions sampled and scored, groups without signal replaced when asked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grpo.advantages import keep_groups
-from grpo.data import draw
+from grpo.evaluation import RIGHT
 from grpo.experience import part_matrix, reward_matrix
+from grpo.feed import Feed, FeedChange, FeedState, Visit, after, joined, take
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
 from grpo.recipe import GrpoStage
@@ -27,6 +28,7 @@ class RolloutSource:
     task: Task
     engine: Engine
     saved: Mapping[int, Rollout]
+    feed: Feed
 
     @property
     def folder(self) -> Path:
@@ -45,8 +47,8 @@ def saved_rollouts(folder: Path, after_step: int, problems: Sequence[Problem]) -
     return found
 
 
-def roll_out(source: RolloutSource, step: int, start: int) -> Rollout:
-    """The rollout of a step, from the problems after the first `start` ones: the saved one, or a new one, saved.
+def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
+    """The rollout of a step, from the problems that come next in `state`: the saved one, or a new one, saved.
 
     With dynamic sampling, groups whose rewards do not differ are replaced by groups of further problems (DAPO, arXiv
     2503.14476, section 3.2) until the step is full or `max_rounds` is reached; figures describe all that was sampled.
@@ -60,33 +62,53 @@ def roll_out(source: RolloutSource, step: int, start: int) -> Rollout:
     rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
     kept: list[ScoredGroup] = []
     everything: list[ScoredGroup] = []
+    change = FeedChange()
     clock = Clock()
     for number in range(rounds):
         if len(kept) == wanted:
             break
-        scored = _one_round(source, (step, number), start + len(everything), wanted - len(kept), clock)
+        now = after(state, change, source.feed.curriculum) if number else state
+        problems, drawn = take(source.feed, now, step, wanted - len(kept))
+        scored = _one_round(source, (step, number), problems, clock)
+        change = joined(change, replace(drawn, visits=visits(scored, source.feed)))
         everything += scored
         kept += _with_signal(scored, stage)
     kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
     figures = clock.figures() | _figures(everything, kept, clock.seconds("rollout"))
-    rollout = Rollout(step, len(everything), kept, figures)
+    if stage.length_schedule:
+        figures["completion/limit"] = float(stage.max_new_tokens(step))
+    rollout = Rollout(step, len(everything), kept, figures, change)
     if source.run.accelerator.is_main_process:
         write_rollout(source.folder, rollout)
     return rollout
 
 
 def _one_round(
-    source: RolloutSource, place: tuple[int, int], start: int, count: int, clock: Clock
+    source: RolloutSource, place: tuple[int, int], problems: Sequence[Problem], clock: Clock
 ) -> Sequence[ScoredGroup]:
     stage, task = source.stage, source.task
-    sampling = Sampling(stage.rollout.temperature, stage.rollout.max_new_tokens, stop=tuple(stage.rollout.stop))
-    problems = draw(task.problems.train, source.run.seed, start, count)
+    sampling = Sampling(stage.rollout.temperature, stage.max_new_tokens(place[0]), stop=tuple(stage.rollout.stop))
     with clock("rollout"):
         groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
     with clock("reward"):
         scoring = judge(task, groups, source.run.accelerator)
-    _check_failures(scoring, stage.max_reward_errors, place[0])
+    for name, seconds in scoring.seconds.items():
+        clock.add(f"reward/{name}", seconds)
+    check_failures(scoring, stage.max_reward_errors, place[0])
     return scoring.groups
+
+
+def visits(scored: Sequence[ScoredGroup], feed: Feed) -> tuple[Visit, ...]:
+    """What a curriculum learns from a round: of each problem the share of completions that were right."""
+    if feed.curriculum is None:
+        return ()
+    accuracy = feed.curriculum.accuracy
+    return tuple((group.group.problem.id, _pass_rate(group, accuracy)) for group in scored)
+
+
+def _pass_rate(scored: ScoredGroup, accuracy: str) -> float | None:
+    values = [value for score in scored.scores if (value := score.parts.get(accuracy)) is not None]
+    return sum(value >= RIGHT for value in values) / len(values) if values else None
 
 
 def _with_signal(scored: Sequence[ScoredGroup], stage: GrpoStage) -> list[ScoredGroup]:
@@ -98,17 +120,32 @@ def _with_signal(scored: Sequence[ScoredGroup], stage: GrpoStage) -> list[Scored
     return [group for group, keep in zip(scored, keep_groups(values_PG).tolist(), strict=True) if keep]
 
 
+def source_figures(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Of each source of a mixture: its share of the groups, the mean of every reward and total, and of lengths."""
+    figures: dict[str, float] = {}
+    for source in sorted({group.group.problem.source for group in scored} - {""}):
+        own = [group for group in scored if group.group.problem.source == source]
+        rewards = {key.removeprefix("reward/"): value for key, value in reward_figures(own).items()}
+        lengths = [len(completion.token_ids) for group in own for completion in group.group.completions]
+        of_source = {"groups": len(own) / len(scored), "length_mean": sum(lengths) / len(lengths)}
+        of_source |= {name: value for name, value in rewards.items() if name != "std" and "/" not in name}
+        figures |= {f"source/{source}/{name}": value for name, value in of_source.items()}
+    return figures
+
+
 def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], seconds: float) -> dict[str, float]:
     silent = sum(not keep for keep in keep_groups(reward_matrix(everything)).tolist())
     return {
         **reward_figures(everything),
+        **source_figures(everything),
         **rollout_figures([scored.group for scored in everything], seconds),
         "groups/zero_std": silent / len(everything),
         "groups/kept": float(len(kept)),
     }
 
 
-def _check_failures(scoring: Scoring, limit: float, step: int) -> None:
+def check_failures(scoring: Scoring, limit: float, step: int) -> None:
+    """Raise UserError when more than a share `limit` of a step's completions could not be scored."""
     total = sum(len(group.scores) for group in scoring.groups)
     unscored = sum(score.total is None for group in scoring.groups for score in group.scores)
     if unscored > limit * total and scoring.failures:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe
 from grpo.types import UserError
 
-ENVIRONMENT, RECIPE = "environment.json", "recipe.yaml"
+ENVIRONMENT, RECIPE, REDONE = "environment.json", "recipe.yaml", "redone"
 OWN = {name for file in (ENVIRONMENT, RECIPE) for name in (file, f".tmp-{file}")}
 """What a process that dies while it claims a folder may leave there."""
 
@@ -47,10 +48,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
+def claim(folder: Path, recipe: Recipe, fresh: bool, redo_from: int | None = None) -> None:
     """Make the folder this recipe's, or check that it is.
 
-    With `fresh`, what is there moves to a sibling folder named by the time; nothing is deleted.
+    With `fresh`, what is there moves to a sibling folder named by the time; nothing is deleted. With `redo_from`, the
+    number of a stage, that stage and later ones may be others than before, and what they left moves to `redone/`.
 
     Raises:
         UserError: the folder holds another recipe's run, or something that is not a run.
@@ -59,11 +61,16 @@ def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a run or an empty folder, found a file; take another name or output")
     if fresh and folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"))
+        folder.rename(folder.with_name(f"{folder.name}.{_now()}"))
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RECIPE).exists():
-        _check_same(folder, resolved)
+        _check_same(folder, resolved, redo_from)
+        if redo_from is not None:
+            _set_aside(folder, redo_from)
+            write_atomic(folder / RECIPE, resolved)
         return
+    if redo_from is not None:
+        raise UserError(f"{folder}: holds no run of which stages could be done again; leave out --from")
     strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN)
     if strangers:
         raise UserError(
@@ -73,8 +80,28 @@ def claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
     write_atomic(folder / RECIPE, resolved)
 
 
-def _check_same(folder: Path, resolved: str) -> None:
-    """Raise UserError if the folder's recipe is another one."""
+def _now() -> str:
+    """A name for what is kept, by time and process."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
+
+
+def _set_aside(folder: Path, first: int) -> None:
+    """Move the stages from a number on to `redone/`, with the recipe that made them.
+
+    The last goes first: however far it gets, what stays is a run up to some stage.
+    """
+    numbered = {entry: entry.name.partition("-")[0] for entry in folder.iterdir() if entry.is_dir()}
+    stages = sorted(entry for entry, number in numbered.items() if number.isdigit() and int(number) >= first)
+    if not stages:
+        return
+    kept = folder / REDONE / _now()
+    write_atomic(kept / RECIPE, (folder / RECIPE).read_bytes())
+    for stage in reversed(stages):
+        stage.rename(kept / stage.name)
+
+
+def _check_same(folder: Path, resolved: str, redo_from: int | None) -> None:
+    """Raise UserError if the folder's recipe is another one in what is not done again."""
     try:
         changed = differences((folder / RECIPE).read_text(encoding="utf-8"), resolved)
     except (yaml.YAMLError, ValueError) as error:
@@ -82,11 +109,21 @@ def _check_same(folder: Path, resolved: str) -> None:
             f"{folder / RECIPE}: cannot be read: {' '.join(str(error).split())}; take another name, or --fresh to "
             "start over (what is there is kept beside it)"
         ) from None
+    if redo_from is not None:
+        changed = [line for line in changed if not _is_of_stage(line, redo_from)]
     if changed:
         raise UserError(
             f"{folder}: belongs to another recipe; changed since: {'; '.join(changed)}. "
-            "Take another name, or --fresh to start over (the old run is kept beside it)"
+            "Take another name, or --fresh to start over (the old run is kept beside it), or --from the first stage "
+            "that changed"
         )
+
+
+def _is_of_stage(line: str, first: int) -> bool:
+    """Whether a difference, `stages.1.lr: ...`, is of a stage whose number, counted from 1, is at least `first`."""
+    key, _, rest = line.partition(".")
+    number = re.match(r"\d+", rest)
+    return key == "stages" and number is not None and int(number[0]) + 1 >= first
 
 
 def environment(seed: int) -> dict[str, object]:

@@ -14,23 +14,33 @@ from grpo.plugins import load_object
 from grpo.recipe import ProblemSettings
 from grpo.tasks.gym import gym_rows
 from grpo.types import Problem, UserError
+from grpo.where import matches
 
 Row = tuple[str, Mapping[str, Any]]
 """A row of the data after the place it stands at, as an error names it."""
 
 
 def read_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
-    """Every problem of the source in its order, duplicates included, at most `settings.size` of them.
+    """Every problem of the source in its order, duplicates included: at most `size` of those that `where` matches.
 
     `seed` makes a reasoning-gym task's problems, unless `params` has a seed of its own.
 
     Raises:
         UserError: the source is missing, unreadable or empty, or a row lacks a column or a text prompt.
     """
-    problems = [_problem(place, row, settings.columns) for place, row in islice(_rows(settings, seed), settings.size)]
+    every = (_problem(place, row, settings.columns) for place, row in _rows(settings, seed))
+    problems = list(islice((one for one in every if matches(settings.where, one.columns)), settings.size))
     if not problems:
-        raise UserError(f"{_origin(settings)}: expected at least one problem, got none: give data with rows")
+        whose = f" where {settings.where}" if settings.where else ""
+        raise UserError(f"{origin(settings)}: expected at least one problem{whose}, got none: give data with rows")
     return problems
+
+
+def first_row(path: Path) -> Mapping[str, Any]:
+    """The first row of a file, as it stands there. Raises UserError when there is none."""
+    for _, row in _file_rows(path):
+        return row
+    raise UserError(f"{path}: expected at least one problem, got none: give data with rows")
 
 
 def problem_id(prompt: str, columns: Mapping[str, Any]) -> str:
@@ -61,8 +71,11 @@ def _checked(prompt: Any, place: str) -> str:
     return prompt
 
 
-def _origin(settings: ProblemSettings) -> str:
-    return str(settings.path or settings.dataset or settings.task or settings.function)
+def origin(settings: ProblemSettings) -> str:
+    """The source's name, or those of a mixture's, as errors and tables have it."""
+    if settings.sources is not None:
+        return ", ".join(map(origin, settings.sources))
+    return str(settings.path or settings.dataset or settings.task or settings.function or settings.stage)
 
 
 def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:
@@ -72,7 +85,7 @@ def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:
         return _numbered(settings.dataset, _hub_rows(settings.dataset, settings.config, settings.split or "train"))
     if settings.function is not None:
         return _numbered(settings.function, _said_plainly(settings.function, settings.params))
-    assert settings.task is not None, "ProblemSettings has exactly one source"
+    assert settings.task is not None, "ProblemSettings has one source, and that of a stage is bound to its file"
     assert settings.size is not None, "ProblemSettings has a size with a task"
     return _numbered(settings.task, gym_rows(settings.task, settings.size, {"seed": seed, **settings.params}))
 

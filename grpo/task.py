@@ -1,31 +1,47 @@
 """What is asked and how answers are judged: problems, their template and the rewards."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase
 
 from grpo.data import ProblemSet, load_problems
-from grpo.recipe import ProblemSettings, RewardSettings
-from grpo.rewards.registry import Reward, check_columns, load_rewards
-from grpo.rewards.score import Scoring, score
+from grpo.recipe import ProblemSettings, RewardSettings, SourceSettings
+from grpo.rewards.preference_models import with_models
+from grpo.rewards.registry import Reward, check_reward, load_rewards
+from grpo.rewards.score import RewardFailure, Scoring, score
 from grpo.rollout.collect import collect_everywhere
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
 from grpo.templates import Template, make_template, opened
-from grpo.types import Group, Problem
+from grpo.types import Group, Problem, ScoredGroup, Status
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the problems of one source of a mixture become prompts, and the rewards that judge what comes back."""
+
+    template: Template
+    rewards: tuple[Reward, ...]
+    conversational: bool
 
 
 @dataclass(frozen=True)
 class Task:
-    """Problems, how they become prompts, and the rewards that judge what comes back."""
+    """Problems, how they become prompts, and the rewards that judge what comes back; `sources` by name in a mixture."""
 
     problems: ProblemSet
     template: Template
     rewards: tuple[Reward, ...]
     conversational: bool
+    sources: Mapping[str, Manner] = field(default_factory=dict)
+
+    def manner(self, source: str) -> Manner:
+        """That of a source, or that of all problems."""
+        return self.sources.get(source) or Manner(self.template, self.rewards, self.conversational)
 
 
 def load_task(
@@ -38,30 +54,108 @@ def load_task(
     """
     loaded = load_problems(problems, tokenizer, run.seed)
     if loaded.dropped_long:
-        run.display.note(f"{loaded.dropped_long} problems longer than {problems.max_prompt_tokens} tokens are left out")
+        run.display.note(f"{loaded.dropped_long} problems longer than {problems.longest_prompt} tokens are left out")
     if loaded.duplicates:
         run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
-    judges = load_rewards(rewards)
+    if loaded.held_out_elsewhere:
+        run.display.note(f"{loaded.held_out_elsewhere} problems that another source holds out are not trained on")
+    judges = load_rewards(with_models(rewards, run.reward_models, run.accelerator.device))
+    sources = {source.shown_as: _manner(source, judges, tokenizer) for source in problems.sources or ()}
+    first = problems.each[0]
+    manner = _manner(first, judges, tokenizer)
+    task = Task(loaded, manner.template, judges, manner.conversational, sources)
+    of_source: dict[str, list[Problem]] = {}
+    for problem in (*loaded.train, *loaded.held_out):
+        of_source.setdefault(problem.source, []).append(problem)
+    check_rewards(judges, [(task.manner(source).rewards, own) for source, own in of_source.items()])
     for judge in judges:
-        check_columns(judge, [*loaded.train, *loaded.held_out][0].columns.keys())
-    return Task(loaded, make_template(problems.template, tokenizer), judges, problems.template.kind == "chat")
+        if judge.prepare is not None and run.accelerator.is_main_process:
+            judge.prepare()
+    return task
+
+
+def check_rewards(
+    rewards: Sequence[Reward], sources: Sequence[tuple[Sequence[Reward], Sequence[Problem]]], every: bool = True
+) -> None:
+    """Check the rewards of each source against its problems; `every`: whether these are all of the sources.
+
+    Raises:
+        UserError: a reward is for no problem of any source that it judges, or can not judge the first of one.
+    """
+    for reward in rewards:
+        judged = [problems for own, problems in sources if any(one.name == reward.name for one in own)]
+        if judged and every:
+            check_reward(reward, [problem for problems in judged for problem in problems])
+        for problems in judged:
+            if any(reward.is_for(problem) for problem in problems):
+                check_reward(reward, problems)
+
+
+def _manner(settings: ProblemSettings, rewards: tuple[Reward, ...], tokenizer: PreTrainedTokenizerBase) -> Manner:
+    template = make_template(settings.template, tokenizer)
+    return Manner(template, own_rewards(settings, rewards), settings.template.kind == "chat")
+
+
+def own_rewards(settings: ProblemSettings, rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+    """The rewards that judge a source: those it names, or all of them. The gate of a reward it leaves out is open."""
+    named = settings.rewards if isinstance(settings, SourceSettings) else None
+    if named is None:
+        return rewards
+    return tuple(
+        reward if {*reward.gate[:1]} <= {*named} else replace(reward, gate=())
+        for reward in rewards
+        if reward.name in named
+    )
 
 
 def ask(
-    task: Task, engine: Engine, run: StageRun, problems: Sequence[Problem], sampling: Sampling, n: int, *place: int
+    task: Task,
+    engine: Engine,
+    run: StageRun,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    n: int,
+    *place: int,
+    first: int = 0,
 ) -> list[Group]:
-    """Sample `n` completions of each problem on all processes; `place` says where in the stage this is."""
+    """Sample `n` completions of each problem on all processes; `place` says where in the stage this is.
+
+    `first` is the place of the first problem where these are a part of more.
+    """
     seed = (run.seed, run.number, *place)
-    return collect_everywhere(run.accelerator, engine, problems, task.problems.prompt_ids, sampling, n, seed)
+    return collect_everywhere(run.accelerator, engine, problems, task.problems.prompt_ids, sampling, n, seed, first)
 
 
 def judge(task: Task, groups: Sequence[Group], accelerator: Accelerator) -> Scoring:
     """Score groups with the task's rewards, on one process: a reward that times out would time out on some only."""
     verdict: list[Scoring | None] = [None]
     if accelerator.is_main_process:
-        prefill = opened(task.template, groups[0].problem) if groups else ""
-        verdict = [score(groups, task.rewards, prefill, task.conversational)]
+        verdict = [_judged(task, groups)]
     if accelerator.num_processes > 1:
         broadcast_object_list(verdict)
     assert verdict[0] is not None  # the main process has scored
     return verdict[0]
+
+
+def _judged(task: Task, groups: Sequence[Group]) -> Scoring:
+    """The groups of each source scored by its own rewards, in the order they came in."""
+    scored: dict[int, ScoredGroup] = {}
+    failures: list[RewardFailure] = []
+    seconds: Counter[str] = Counter()
+    for source in dict.fromkeys(group.problem.source for group in groups):
+        places = [i for i, group in enumerate(groups) if group.problem.source == source]
+        manner = task.manner(source)
+        own = [groups[i] for i in places]
+        scoring = score(own, manner.rewards, opened(manner.template, own[0].problem), manner.conversational)
+        scored |= zip(places, [_with_all_parts(one, task.rewards) for one in scoring.groups], strict=True)
+        failures += scoring.failures
+        seconds.update(scoring.seconds)
+    return Scoring([scored[i] for i in range(len(groups))], failures, dict(seconds))
+
+
+def _with_all_parts(scored: ScoredGroup, rewards: Sequence[Reward]) -> ScoredGroup:
+    """Rewards that do not judge a source do not apply to it."""
+    nothing = dict.fromkeys(reward.name for reward in rewards)
+    status: dict[str, Status] = dict.fromkeys(nothing, "not_applicable")
+    scores = [replace(one, parts={**nothing, **one.parts}, status={**status, **one.status}) for one in scored.scores]
+    return replace(scored, scores=tuple(scores))

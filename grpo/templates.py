@@ -1,6 +1,6 @@
 """From a problem to prompt tokens, and from a demonstration to the tokens a policy learns from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from grpo.recipe import TemplateSettings
+from grpo.recipe import ProblemSettings, TemplateSettings
+from grpo.sources import read_problems
 from grpo.types import Problem, UserError
 
 R1_ZERO = (
@@ -20,6 +21,8 @@ R1_ZERO = (
 """DeepSeek-R1 (arXiv 2501.12948), Table 1."""
 
 Render = Callable[[Problem], str]
+Example = tuple[Problem, str]
+"""A problem and its completion."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,32 @@ def make_template(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase
         UserError: the tokenizer has no chat template, or the Jinja file is missing or not valid.
     """
     leading_ids = () if settings.kind == "chat" else leading_special_ids(tokenizer)
-    return Template(tokenizer, _renderer(settings, tokenizer), settings.prefill, leading_ids)
+    shots = () if settings.examples is None else read_examples(settings.examples)
+    render = _renderer(settings, tokenizer, shots if settings.kind == "chat" else ())
+    if shots and settings.kind != "chat":
+        render = _after_examples(render, shots, settings)
+    return Template(tokenizer, render, settings.prefill, leading_ids)
+
+
+def read_examples(path: str) -> tuple[Example, ...]:
+    """The worked examples of a file: problems, each with a text in the column `completion`.
+
+    Raises:
+        UserError: the file is not one of problems, or a completion is missing.
+    """
+    problems = read_problems(ProblemSettings(path=path))
+    for problem in problems:
+        if not isinstance(problem.columns.get("completion"), str):
+            raise UserError(f"{path}: the example {problem.prompt[:40]!r} has no text in a column completion: add it")
+    return tuple((problem, problem.columns["completion"]) for problem in problems)
+
+
+def _after_examples(render: Render, shots: Sequence[Example], settings: TemplateSettings) -> Render:
+    """Examples as text: each one's prompt as any other, then its completion, with the prefill once."""
+    begun = [render(problem) + settings.prefill + text.removeprefix(settings.prefill) for problem, text in shots]
+    separator = "\n\n" if settings.separator is None else settings.separator
+    head = "".join(example + separator for example in begun)
+    return lambda problem: head + render(problem)
 
 
 def opened(template: Template, problem: Problem) -> str:
@@ -70,7 +98,7 @@ def encode_example(
     """Token ids of the prompt, as it is sampled from, and of a demonstration, which ends with one EOS token.
 
     The two are tokenised apart, so that the prompt's tokens are those met at sampling. A completion that begins with
-    the template's prefill loses it: the prompt has it already.
+    what the prompt already says of it, such as the template's prefill, loses that.
 
     Raises:
         UserError: the tokenizer has no EOS token.
@@ -78,7 +106,9 @@ def encode_example(
     eos = tokenizer.eos_token_id
     if not isinstance(eos, int):
         raise UserError("tokenizer: expected an EOS token, got none: a completion needs an end; set eos_token")
-    ids = plain_ids(tokenizer, completion.removeprefix(template.prefill))
+    given = opened(template, problem)
+    given = given if completion.startswith(given) else given.rstrip()
+    ids = plain_ids(tokenizer, completion.removeprefix(given))
     return template.encode(problem), ids if ids[-1:] == (eos,) else (*ids, eos)
 
 
@@ -95,27 +125,29 @@ def leading_special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return full[: next(starts, 0)]
 
 
-def _renderer(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase) -> Render:
+def _renderer(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase, shots: Sequence[Example]) -> Render:
     if settings.kind == "plain":
         return lambda problem: problem.prompt
     if settings.kind == "r1_zero":
         return lambda problem: R1_ZERO.format(prompt=problem.prompt)
     if settings.kind == "chat":
-        return _chat_renderer(settings, tokenizer)
+        return _chat_renderer(settings, tokenizer, shots)
     assert settings.file is not None, "TemplateSettings has a file with kind jinja"
     return _jinja_renderer(Path(settings.file))
 
 
-def _chat_renderer(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase) -> Render:
+def _chat_renderer(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBase, shots: Sequence[Example]) -> Render:
     if not tokenizer.chat_template:
         raise UserError(
             "template: kind chat expected a tokenizer with a chat template, got one without: "
             "use kind r1_zero, plain or jinja, or an instruction-tuned model"
         )
-    system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+    before = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+    for problem, text in shots:
+        before += [{"role": "user", "content": problem.prompt}, {"role": "assistant", "content": text}]
 
     def render(problem: Problem) -> str:
-        messages = [*system, {"role": "user", "content": problem.prompt}]
+        messages = [*before, {"role": "user", "content": problem.prompt}]
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
+from grpo.feed import FeedState
 from grpo.forward import prepare_packing
 from grpo.learner import Learner
 from grpo.metrics import RunLog
@@ -26,6 +27,7 @@ class Progress:
     consumed: int = 0
     entropy_coefficient: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
+    feed: FeedState = field(default_factory=FeedState)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def resume(
         log = RunLog.open(run.folder, run.folder.name, accelerator, position=None)
         return Training(run, policy, learner, reference, log, Progress(entropy_coefficient=entropy_coefficient))
     _restore(checkpoint, policy, learner, reference, accelerator.process_index)
-    progress = Progress(**checkpoint.progress["stage"], figures=dict(checkpoint.figures))
+    stage = dict(checkpoint.progress["stage"])
+    feed = FeedState(**stage.pop("feed", {"places": {"": stage["consumed"]}}))
+    progress = Progress(**stage, figures=dict(checkpoint.figures), feed=feed)
     learner.bad_steps_in_a_row = checkpoint.progress["bad_steps_in_a_row"]
     run.display.note(f"{run.folder.name} goes on after step {progress.step}")
     log = RunLog.open(run.folder, run.folder.name, accelerator, position=checkpoint.progress["log"])
@@ -150,7 +154,7 @@ def save(training: Training) -> None:
             reference={} if training.reference is None else training.reference.state_dict(),
             rng=rng,
             progress={
-                "stage": {name: value for name, value in vars(progress).items() if name != "figures"},
+                "stage": {name: value for name, value in asdict(progress).items() if name != "figures"},
                 "bad_steps_in_a_row": training.learner.bad_steps_in_a_row,
                 "log": training.log.position(),
             },

@@ -35,11 +35,15 @@ class EngineLost(TrainingFailure):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its identity, and what the rewards need to judge an answer to it."""
+    """A question, its identity, and what the rewards need to judge an answer to it.
+
+    `source` names the source of a mixture that it is from, and is empty where there is one source.
+    """
 
     id: str
     prompt: str
     columns: Mapping[str, Any]
+    source: str = ""
 
 
 class Drafts(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.rewards.answers.compare import Tolerance
+from grpo.rewards.answers.compare import EXACT, Tolerance
 from grpo.rewards.answers.judge import judged, trimmed
 from grpo.rewards.extraction import Answer, boxed_answer, free_answer, mathematical_answer
 from grpo.rewards.pool import run_all
@@ -49,6 +49,12 @@ def accuracy(
         for text, task, gold in zip(completions, tasks, golds, strict=True)
     ]
     return _settled(cases, seconds)
+
+
+def same_answers(pairs: Sequence[tuple[str, str]], tolerance: Tolerance = EXACT, seconds: float = 3.0) -> list[bool]:
+    """Whether the second answer of each pair equals the first, taken as gold. What cannot be compared is not equal."""
+    cases = [_compared(first, Answer(second, "whole_text"), tolerance) for first, second in pairs]
+    return [verdict == 1.0 for verdict in _settled(cases, seconds)]
 
 
 def _settled(cases: Sequence[Verdict | _Open], seconds: float) -> list[Verdict]:

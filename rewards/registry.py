@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -15,10 +15,13 @@ from grpo.rewards.accuracy import accuracy
 from grpo.rewards.asynchronous import run_async
 from grpo.rewards.format import format_reward
 from grpo.rewards.isolated import call_all
+from grpo.rewards.judge import Judge
 from grpo.rewards.language import language
 from grpo.rewards.length import length, overlong, repetition
 from grpo.rewards.remote import remote
-from grpo.types import UserError
+from grpo.rewards.reward_model import RewardModel
+from grpo.types import Problem, UserError
+from grpo.where import matches
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
     "accuracy": accuracy,
@@ -28,8 +31,13 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "overlong": overlong,
     "repetition": repetition,
     "remote": remote,
+    "reward_model": RewardModel,
+    "judge": Judge,
 }
-"""Their options are keyword-only parameters; the other parameters are what they judge."""
+"""Their options are keyword-only parameters, of a class those of its making; the others are what they judge."""
+
+PREFERENCES = ("reward_model", "judge")
+"""Those that say what is liked, and not what is right."""
 
 SINGLE_COLUMNS = frozenset({"completion", "prompt", "completion_tokens", "finish"})
 BATCH_COLUMNS = frozenset({"completions", "prompts", "completion_ids", "completion_tokens", "finish"})
@@ -49,7 +57,8 @@ class Reward:
     `batched` rewards get lists, others one completion. `accepts` are the parameters, None for any. `needs` are the
     columns it cannot do without: one of each tuple. `messages`: whether a batched reward gets chat messages or texts.
     `many` makes the calls of a reward that gets one completion all at once, where it can: in processes, or
-    asynchronously. `clip` bounds what it counts as; `gate` is the reward it depends on and the least of that.
+    asynchronously. `clip` bounds what it counts as; `gate` is the reward it depends on and the least of that. `where`
+    are the columns of the problems that it is for. `prepare` is called once before the first completion is judged.
     """
 
     name: str
@@ -62,6 +71,12 @@ class Reward:
     many: Many | None = None
     clip: tuple[float, float] | None = None
     gate: tuple[str, float] | tuple[()] = ()
+    where: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
+
+    def is_for(self, problem: Problem) -> bool:
+        """Whether it judges answers to the problem."""
+        return matches(self.where, problem.columns)
 
 
 def load_rewards(settings: Sequence[RewardSettings]) -> tuple[Reward, ...]:
@@ -111,6 +126,8 @@ def load_reward(settings: RewardSettings) -> Reward:
         many=many,
         clip=settings.clip,
         gate=(settings.only_if.reward, settings.only_if.at_least) if settings.only_if else (),
+        where=settings.where,
+        prepare=getattr(fn, "prepare", None) if built_in else None,
     )
 
 
@@ -122,8 +139,13 @@ def _instance(settings: RewardSettings, made_from: type) -> tuple[RewardSettings
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {close[0]}" if close else f"it takes {', '.join(known) or 'none'}"
         raise UserError(f"reward {settings.name}: has no option {unknown[0]}: {hint}")
+    if settings.name in BUILT_IN:
+        for option, value in settings.options.items():
+            _check_value(settings.name, option, value, known[option].annotation)
     try:
         made = made_from(**settings.options)
+    except UserError:
+        raise
     except Exception as error:
         what = " ".join(str(error).split())
         raise UserError(
@@ -159,6 +181,17 @@ def _isolated(settings: RewardSettings, calls: Sequence[Mapping[str, Any]]) -> l
 
 def _is_async(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def check_reward(reward: Reward, problems: Sequence[Problem]) -> None:
+    """Raise UserError when a reward is for none of the problems, or cannot judge the first that it is for."""
+    judged = next((problem for problem in problems if reward.is_for(problem)), None)
+    if judged is None:
+        raise UserError(
+            f"reward {reward.name}: where ({reward.where}) matches none of {len(problems)} problems (columns of the "
+            f"first: {', '.join(problems[0].columns) or 'none'}): correct it, or leave the reward out"
+        )
+    check_columns(reward, judged.columns.keys())
 
 
 def check_columns(reward: Reward, columns: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ class RewardFailure:
 
 
 class Scoring(NamedTuple):
-    """Scored groups, and the failures behind every status error and timeout in them."""
+    """Scored groups, the failures behind every status error and timeout in them, and what each reward took."""
 
     groups: list[ScoredGroup]
     failures: list[RewardFailure]
+    seconds: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,22 @@ def score(
 ) -> Scoring:
     """Judge every completion of `groups` by every reward.
 
-    A reward gets the parameters it names: the problem's columns, `prompt`, `completion` (prefill + text),
-    `completion_tokens`, `finish`; a batched one gets lists, `prompts`, `completions` and `completion_ids`. As in TRL,
-    `conversational` (the run's template is a chat) makes prompts and completions of batched rewards chat messages;
-    TRL's own functions always get messages. A batched reward may return an exception in place of one number.
+    A reward gets the parameters it names, of the problems that its `where` matches: the problem's columns, `prompt`,
+    `completion` (prefill + text), `completion_tokens`, `finish`; a batched one gets lists, `prompts`, `completions` and
+    `completion_ids`. As in TRL, `conversational` (the run's template is a chat) makes prompts and completions of
+    batched rewards chat messages; TRL's own functions always get messages. A batched reward may return an exception in
+    place of one number.
 
     `Score.total` is the weighted sum of the rewards that apply, each clipped to its bounds, and 0 where the reward
     that it is gated by applies and is not reached. It is None when a reward with a weight other than 0 failed, or the
     gate of one, or when none applies. Rewards with weight 0 are shown and never counted.
     """
     samples = [_Sample(g.problem, c, prefill + c.text) for g in groups for c in g.completions]
-    columns = [_verdicts(reward, samples, conversational) for reward in rewards]
+    columns, seconds = [], {}
+    for reward in rewards:
+        start = time.perf_counter()
+        columns.append(_verdicts(reward, samples, conversational))
+        seconds[reward.name] = time.perf_counter() - start
     rows = list(zip(*columns, strict=True)) if columns else [() for _ in samples]
     scores = iter([_total(rewards, row) for row in rows])
     scored = [ScoredGroup(group, tuple(next(scores) for _ in group.completions)) for group in groups]
@@ -73,7 +80,7 @@ def score(
         for reward, verdict in zip(rewards, row, strict=True)
         if verdict.status in ("error", "timeout")
     ]
-    return Scoring(scored, failures)
+    return Scoring(scored, failures, seconds)
 
 
 def reward_figures(groups: Iterable[ScoredGroup]) -> dict[str, float]:
@@ -123,6 +130,12 @@ def _counted(reward: Reward, verdicts: Mapping[str, _Verdict]) -> float | None:
 
 
 def _verdicts(reward: Reward, samples: Sequence[_Sample], conversational: bool) -> list[_Verdict]:
+    """One verdict a sample; a reward does not see those of problems that it is not for."""
+    judged = iter(_judged([s for s in samples if reward.is_for(s.problem)], reward, conversational))
+    return [next(judged) if reward.is_for(s.problem) else _Verdict(None, "not_applicable") for s in samples]
+
+
+def _judged(samples: Sequence[_Sample], reward: Reward, conversational: bool) -> list[_Verdict]:
     if not reward.batched:
         calls = [_single(reward, sample) for sample in samples]
         if reward.many is not None:

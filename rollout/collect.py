@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from grpo.rollout.engine import Engine, SampleRequest, Sampling
-from grpo.types import Completion, Group, Problem
+from grpo.types import Completion, Drafts, Group, Problem
 
 SEED_BITS = 63
 """Seeds fit a signed 64-bit integer, the widest that every engine takes."""
@@ -44,13 +44,15 @@ def collect_everywhere(
     sampling: Sampling,
     n: int,
     seed: tuple[int, ...],
+    first: int = 0,
 ) -> list[Group]:
     """As `collect`, the problems shared out among the processes; every process returns all groups, in order.
 
-    Seeds do not depend on the number of processes.
+    Seeds do not depend on the number of processes. `first` is the place of the first problem, where these are a part of
+    more: the parts together get the seeds of the whole.
     """
     mine = share(len(problems), accelerator.process_index, accelerator.num_processes)
-    requests = _requests(problems, prompt_ids, n, seed)[mine]
+    requests = _requests(problems, prompt_ids, n, seed, first)[mine]
     groups = _groups(problems[mine], requests, engine.generate(requests, sampling))
     return list(gather_object(groups))
 
@@ -79,13 +81,19 @@ def rollout_figures(groups: Sequence[Group], seconds: float) -> dict[str, float]
 
 
 def draft_figures(completions: Sequence[Completion]) -> dict[str, float]:
+    """Of speculative decoding, as `speculation_figures` has it."""
+    return speculation_figures([(len(completion.token_ids), completion.drafts) for completion in completions])
+
+
+def speculation_figures(completions: Sequence[tuple[int, Drafts | None]]) -> dict[str, float]:
     """Of speculative decoding: the share of drafts that were right, tokens a pass of the policy after the prompt, and
-    the share of completions that went on without drafts; nothing where nothing was drafted."""
-    drafts = [completion.drafts for completion in completions if completion.drafts is not None]
+    the share of completions that went on without drafts; nothing where nothing was drafted. Each completion has its
+    number of tokens and its drafts."""
+    drafts = [drafts for _, drafts in completions if drafts is not None]
     passes, drafted, accepted = map(sum, zip(*drafts, strict=True)) if drafts else (0, 0, 0)
     if not drafted:
         return {}
-    tokens = sum(len(completion.token_ids) - 1 for completion in completions if completion.drafts is not None)
+    tokens = sum(length - 1 for length, drafts in completions if drafts is not None)
     return {
         "speculative/acceptance": accepted / drafted,
         "speculative/tokens_per_pass": tokens / passes,
@@ -94,11 +102,15 @@ def draft_figures(completions: Sequence[Completion]) -> dict[str, float]:
 
 
 def _requests(
-    problems: Sequence[Problem], prompt_ids: Mapping[str, tuple[int, ...]], n: int, seed: tuple[int, ...]
+    problems: Sequence[Problem],
+    prompt_ids: Mapping[str, tuple[int, ...]],
+    n: int,
+    seed: tuple[int, ...],
+    first: int = 0,
 ) -> list[SampleRequest]:
     return [
         SampleRequest(prompt_ids[problem.id], tuple(completion_seed(*seed, place, copy) for copy in range(n)))
-        for place, problem in enumerate(problems)
+        for place, problem in enumerate(problems, first)
     ]
 
 

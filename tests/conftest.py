@@ -191,7 +191,7 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
         recipe = json.loads(json.dumps(TINY_RECIPE | replaced)) | {"name": name, "output": str(tmp_path / "runs")}
         for stage in recipe["stages"]:
             settings = stage.setdefault("rollout", {}) if stage["kind"] == "grpo" else stage
-            if stage["kind"] != "sft":
+            if stage["kind"] in ("grpo", "rejection", "evaluate"):
                 settings.setdefault("engine", "transformers")
         file.write_text(yaml.safe_dump(recipe, sort_keys=False))
         return file

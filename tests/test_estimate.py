@@ -73,7 +73,7 @@ def test_lora_trains_what_peft_would(init: dict[str, Any], tmp_path: Path) -> No
 def test_the_arithmetic_of_a_grpo_stage_by_hand() -> None:
     assert words({"init": LLAMA}, GRPO)[1:7] == [
         "",
-        "01-grpo",
+        "01-grpo, from base",
         "  16 prompts a step x 8 completions a prompt = 128 completions a step, 1,280 in 10 steps",
         "  4 minibatches of 4 prompts x 2 epochs = 8 updates a step",
         "  at most 12,800 new tokens a step (completions of at most 100)",
@@ -85,9 +85,9 @@ def test_the_arithmetic_of_a_grpo_stage_by_hand() -> None:
 def test_the_arithmetic_of_the_other_stages_by_hand() -> None:
     sft = {"kind": "sft", "lr": 1e-3, "epochs": 3, "examples_per_step": 5}
     said = words({"init": LLAMA}, sft, {"kind": "evaluate", "limit": 10, "samples": 8, "max_new_tokens": 20})
-    assert said[2:4] == ["01-sft", "  5 examples a step, one update a step, 3 epochs"]
+    assert said[2:4] == ["01-sft, from base", "  5 examples a step, one update a step, 3 epochs"]
     # 10 problems x (1 + 8) completions x 20 tokens
-    assert said[-3] == "02-evaluate"
+    assert said[-3] == "02-evaluate, from base, 01-sft"
     assert said[-1] == (
         "  at most 10 problems, one greedy completion and 8 samples of each: at most 1,800 new tokens a model"
     )

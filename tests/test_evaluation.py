@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.evaluation import consensus, mean_interval, pass_at_k, wilson_interval
+from grpo.evaluation import cons_at_k, mean_interval, pass_at_k, wilson_interval, winners
 from grpo.types import UserError
 
 VECTORS = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))["vectors"]
@@ -41,17 +41,27 @@ def test_pass_at_k_refuses_what_cannot_be(n: int, c: int, k: int) -> None:
 def test_consensus() -> None:
     vector = VECTORS["eval.cons_at_k"]
     answers, gold = vector["inputs"]["answers"], vector["inputs"]["gold"]
-    assert consensus(answers) == vector["expected"]["vote"]
-    assert (consensus(answers) == gold) == vector["expected"]["correct"]
+    assert winners(answers) == [vector["expected"]["vote"]]
+    assert cons_at_k(answers, {gold}, len(answers)) == float(vector["expected"]["correct"])
     right = sum(answer == gold for answer in answers)
     assert pass_at_k(len(answers), right, 1) == vector["expected"]["pass_at_1"]
 
 
 def test_consensus_of_ties_and_of_nothing() -> None:
-    assert consensus(["12", "7", "7", "12"]) == "12"
-    assert consensus([None, None, None, "7"]) == "7"
-    assert consensus([None, None]) is None
-    assert consensus([]) is None
+    assert winners(["12", "7", "7", "12"]) == ["12", "7"]
+    assert winners([None, None, None, "7"]) == ["7"]
+    assert winners([None, None]) == winners([]) == []
+    assert cons_at_k(["12", "7", "7", "12"], {"7"}, 4) == 0.5
+    assert cons_at_k(["12", "7", "5"], {"7"}, 3) == pytest.approx(1 / 3)
+    assert cons_at_k([None, None], {"7"}, 2) == 0.0
+
+
+def test_consensus_of_fewer_than_all_samples_is_the_mean_over_separate_ones() -> None:
+    votes = ["7", "7", "1", "1", "1", "7", "2"]
+    assert cons_at_k(votes, {"7"}, 3) == 0.5  # 7 7 1 is right, 1 1 7 is wrong, 2 is left over
+    assert cons_at_k(votes, {"7"}, 1) == pytest.approx(3 / 7)  # cons@1 is pass@1
+    with pytest.raises(UserError, match="cons@k: expected 1 <= k <= n, got n=7, k=8"):
+        cons_at_k(votes, {"7"}, 8)
 
 
 def test_wilson_interval_by_hand() -> None:

@@ -8,7 +8,8 @@ from torch import nn
 
 from grpo.data import ProblemSet
 from grpo.display import SilentDisplay
-from grpo.held_out import chosen_problems, greedy, greedy_figures, is_right
+from grpo.evaluation import is_right
+from grpo.held_out import chosen_problems, greedy, greedy_figures
 from grpo.recipe import ModelSettings, RewardSettings, TemplateSettings
 from grpo.rewards.registry import load_rewards
 from grpo.rollout.engine import SampleRequest, Sampling
@@ -20,7 +21,7 @@ from grpo.types import Completion, Group, Problem, Score, ScoredGroup, UserError
 
 def scored(length: int, total: float | None, **parts: float | None) -> ScoredGroup:
     completion = Completion("", (1,) * length, (0.0,) * length, "stop", 0)
-    return ScoredGroup(Group(Problem("p", "", {}), (1,), (completion,)), (Score(total, parts, {}),))
+    return ScoredGroup(Group(Problem(f"p{length}", "", {}), (1,), (completion,)), (Score(total, parts, {}),))
 
 
 def test_what_counts_as_right() -> None:
@@ -41,7 +42,8 @@ def test_figures_by_hand() -> None:
     assert figures == pytest.approx(
         {
             "accuracy": 0.75, "accuracy_low": 0.30064, "accuracy_high": 0.95441, "reward/accuracy": 1.0,
-            "reward/format": 0.5, "completion/length_mean": 5.0, "unscorable": 1.0, "problems": 4.0,
+            "reward/format": 0.5, "completion/length_mean": 5.0, "completion/truncated": 0.0, "unscorable": 1.0,
+            "problems": 4.0,
         },
         abs=1e-4,
     )  # fmt: skip

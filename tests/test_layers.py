@@ -8,31 +8,39 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "grpo", "grpo.types", "grpo.settings", "grpo.engine_settings", "grpo.correction_settings",
-        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.recipe", "grpo.recipe_file",
-        "grpo.kernels.*",
+        "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.preference_settings", "grpo.recipe",
+        "grpo.recipe_file",
+        "grpo.stage_settings", "grpo.rejection_settings", "grpo.chain", "grpo.kernels.*",
+        "grpo.curriculum_settings", "grpo.mixture_settings",
     },
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
         "grpo.evaluation", "grpo.allocator", "grpo.fused",
         "grpo.experts", "grpo.experts.routing",
+        "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
+        "grpo.where", "grpo.watch",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
-        "grpo.rollout.engine", "grpo.rollout",
+        "grpo.rollout.engine", "grpo.rollout", "grpo.reading", "grpo.decontamination", "grpo.duplicates",
+        "grpo.feed",
     },
     {
         "grpo.rollout.*", "grpo.policy", "grpo.mtp", "grpo.mtp_files", "grpo.mtp_loss", "grpo.checkpoint_names",
         "grpo.pretrained", "grpo.scratch", "grpo.gguf",
         "grpo.checkpoint", "grpo.journal", "grpo.optimizer", "grpo.activations", "grpo.forward", "grpo.experience",
         "grpo.fp8", "grpo.experts.*", "grpo.run", "grpo.run_folder", "grpo.task", "grpo.rollouts", "grpo.held_out",
-        "grpo.convert", "grpo.convert.*",
+        "grpo.convert", "grpo.convert.*", "grpo.inputs", "grpo.sieve", "grpo.candidates",
+        "grpo.recorded", "grpo.evaluation_table",
     },
     {
         "grpo.learner", "grpo.experts.load", "grpo.correction", "grpo.objective", "grpo.kl_reward", "grpo.training",
-        "grpo.distillation",
+        "grpo.distillation", "grpo.preference",
     },
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
+        "grpo.plan",
+        "grpo.benchmarks", "grpo.eval_command",
     },
 ]  # fmt: skip
 

@@ -11,14 +11,20 @@ import yaml
 from pydantic import BaseModel
 
 from grpo.cli import train
-from grpo.recipe import EvaluateStage, GrpoStage, Recipe, SftStage
+from grpo.recipe import EvaluateStage, GrpoStage, Recipe, RejectionStage, RewardModelStage, SftStage
 from grpo.recipe_file import load_recipe
 from grpo.rewards.registry import BUILT_IN, load_rewards
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-STAGES = {"sft": SftStage, "grpo": GrpoStage, "evaluate": EvaluateStage}
+STAGES = {
+    "sft": SftStage,
+    "grpo": GrpoStage,
+    "rejection": RejectionStage,
+    "evaluate": EvaluateStage,
+    "reward_model": RewardModelStage,
+}
 WHOLE = {"name": "r", "model": {"path": "m"}, "problems": {"path": "p.jsonl"}, "rewards": [{"name": "accuracy"}]}
 STAGE = {"kind": "grpo", "steps": 1, "lr": 1e-6}
 
@@ -100,7 +106,7 @@ def test_commands_options_and_extras_exist(capsys: pytest.CaptureFixture[str]) -
         train(["--help"])
     usage = capsys.readouterr().out
     options = {word for words in lines("grpo-train") for word in words if word.startswith("--")}
-    assert options == {"--dry-run", "--set", "--fresh"}
+    assert options == {"--dry-run", "--set", "--fresh", "--from", "--until"}
     assert [option for option in options if option not in usage] == []
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [words[0] for words in lines("make") if words[0] not in targets] == []

@@ -11,9 +11,11 @@ from grpo.recipe import (
     GrpoLoss,
     GrpoStage,
     KlSettings,
+    LayoutSettings,
     LossSettings,
     ModelSettings,
     ProblemSettings,
+    RejectionStage,
     Settings,
     SftStage,
     Stage,
@@ -26,6 +28,7 @@ NOTHING_HELD_OUT = {"path": "p.jsonl", "held_out": 0}
 REWARDS = [{"name": "accuracy"}]
 SFT = {"kind": "sft", "lr": 1e-3, "steps": 1, "problems": PROBLEMS}
 GRPO = {"kind": "grpo", "lr": 1e-6, "steps": 1, "problems": PROBLEMS, "rewards": REWARDS}
+REJECTION = {"kind": "rejection", "problems": PROBLEMS, "rewards": REWARDS}
 EVALUATE = {"kind": "evaluate", "problems": PROBLEMS, "rewards": REWARDS}
 
 WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
@@ -35,8 +38,13 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TokenizerSettings, {"vocab_size": 300}, "needs corpus and vocab_size"),
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
+    (TemplateSettings, {"kind": "plain", "separator": "--"}, "separator belongs to examples"),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
-    (ProblemSettings, {"path": "a", "task": "b"}, "exactly one of path, dataset, task, function, got path, task"),
+    (
+        ProblemSettings,
+        {"path": "a", "task": "b"},
+        "exactly one of path, dataset, task, function, stage, sources, got path, task",
+    ),
     (ProblemSettings, {"path": "a", "params": {"x": 1}}, "params belongs to task or function"),
     (ProblemSettings, {"path": "a", "split": "test"}, "config and split belong to dataset"),
     (ProblemSettings, {"task": "sums"}, "size is needed with task"),
@@ -53,6 +61,8 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (GrpoStage, {**GRPO, "rewards": [{"name": "format", "weight": 0}]}, "a weight other than 0"),
     (GrpoStage, {**GRPO, "problems": NOTHING_HELD_OUT, "evaluation": {}}, "evaluation needs held-out problems"),
     (GrpoStage, {**GRPO, "rewards": []}, "at least 1 item"),
+    (RejectionStage, {**REJECTION, "keep_if": {"right": 1}}, "keep_if must name one of the rewards"),
+    (LayoutSettings, {"write": "{reasoning}"}, "each once"),
     (EvaluateStage, {**EVALUATE, "accuracy": "right"}, "accuracy must name one of the rewards"),
     (EvaluateStage, {**EVALUATE, "problems": NOTHING_HELD_OUT}, "part held_out needs such problems"),
     (EvaluateStage, {**EVALUATE, "samples": 2}, r"k must be at most samples \(2\), got 8"),

@@ -61,10 +61,10 @@ MISTAKES = {
     "stages={}": "r.yaml: stages must be a list, got {}",
     "output=5": "r.yaml: output must be text, got 5: the folder in which the run's folder lies",
     "model.dtype=fp16": "r.yaml: model.dtype must be 'float32' or 'bfloat16', got 'fp16'",
-    "stages.1.kind=ppo": "r.yaml: stages[1].kind must be one of 'sft', 'grpo', 'evaluate', got 'ppo'",
+    "stages.1.kind=ppo": "r.yaml: stages[1].kind must be one of 'sft', 'grpo', ",
     "stages.1.loss.kind=ppo": "r.yaml: stages[1].loss.kind must be one of 'grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo', "
     "'gmpo', 'sapo', got 'ppo'",
-    "stages.1.7=2": "r.yaml: stages[1].7 is not a key of a recipe; known keys are lr, ",
+    "stages.1.7=2": "r.yaml: stages[1].7 is not a key of a recipe; known keys are name, start, lr, ",
     # ranges, with the reason
     "stages.1.completions_per_prompt=1": (
         "r.yaml: stages[1].completions_per_prompt must be at least 2, got 1: advantages compare completions of one "

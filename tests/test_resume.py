@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 
+SUMS = {
+    "function": "grpo.tasks.arithmetic:sums",
+    "params": {"size": 14, "terms": 2, "max_value": 20},
+    "template": {"kind": "plain"},
+}
+
 STAGES = [
     {
         "kind": "sft",
@@ -31,6 +37,12 @@ STAGES = [
         "lr": 1e-3,
         "checkpoint_every": 3,
         "rollout": {"max_new_tokens": 32},
+        "problems": [
+            {**SUMS, "label": "two", "weight": 2.0},
+            {**SUMS, "label": "three", "params": {"size": 14, "terms": 3}, "first_step": 3},
+        ],
+        "curriculum": {"visits": 1, "retest_after": 1},
+        "length_schedule": [{"step": 5, "max_new_tokens": 40}],
         "kl": {"refresh_reference_every": 4},
         "evaluation": {"every": 4, "problems": 4},
         "experts": {"bias_update_rate": 1e-3, "routing_replay": "sampler"},

@@ -13,7 +13,7 @@ MODULES = [
     f"{package.__name__}.{module.name}"
     for package in (grpo.rewards, grpo.rewards.answers)
     for module in pkgutil.iter_modules(package.__path__)
-]
+] + ["grpo.calibration", "grpo.scalar_model", "grpo.summary", "grpo.where"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -40,6 +40,22 @@ def test_the_second_stage_adds_what_applies_to_each_item() -> None:
     assert totals(*rows) == pytest.approx(vector["expected"]["reward"])
 
 
+def test_the_second_stage_by_the_kind_of_problem() -> None:
+    """Every reward could judge every item; `where` says which does. Language and format are for both."""
+    vector = VECTORS["reward.r1_stage2"]
+    only = {"acc": {"kind": "reasoning"}, "rm": {"kind": "general"}, "format": {}, "lang": {}}
+    rewards = [
+        Reward(
+            name, 1.0, lambda completion, name=name, **row: row.get(name, 100.0), False, "as_run", None, (), where=where
+        )
+        for name, where in only.items()
+    ]
+    completion = (Completion("", (1,), (0.0,), "stop", 0),)
+    groups = [Group(Problem(str(n), "", item), (1,), completion) for n, item in enumerate(vector["inputs"]["items"])]
+    found = [group.scores[0].total for group in score(groups, rewards).groups]
+    assert found == pytest.approx(vector["expected"]["reward"])
+
+
 def test_language_consistency_is_the_share_of_target_words() -> None:
     vector = VECTORS["reward.r1_language_consistency"]
     text = " ".join(WORDS[code] for code in vector["inputs"]["cot_words_lang"])

@@ -86,6 +86,13 @@ def test_size_limits_what_is_read(tmp_path: Path) -> None:
     assert [problem.prompt for problem in read_problems(ProblemSettings(path=str(path), size=2))] == ["0", "1"]
 
 
+def test_where_chooses_rows_and_size_counts_those(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": str(i), "kind": "ab"[i % 2], "n": i} for i in range(9)])
+    one_kind = ProblemSettings(path=str(path), size=2, columns={"set": "kind"}, where={"set": "b"})
+    assert [problem.prompt for problem in read_problems(one_kind)] == ["1", "3"]
+    assert "expected at least one problem where {'n': [10, 11]}" in sentence(path=str(path), where={"n": [10, 11]})
+
+
 def test_an_id_is_the_same_for_ever_and_knows_prompt_and_answer_only() -> None:
     assert problem_id("1+1=", {"answer": "2"}) == "f5ee968b8893e73e"
     assert problem_id("1+1=", {"answer": "2", "completion": "two"}) == problem_id("1+1=", {"answer": "2"})

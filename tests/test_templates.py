@@ -156,3 +156,29 @@ def test_a_tokenizer_without_eos_cannot_end_a_demonstration() -> None:
     made = tokenizer(eos=None)
     with pytest.raises(UserError, match="expected an EOS token, got none"):
         encode_example(make_template(TemplateSettings(kind="plain"), made), made, SUM, "2")
+
+
+def test_a_completion_loses_what_a_chat_template_opens_itself() -> None:
+    made = tokenizer(chat=CHAT + r"{{ '<think>\n' }}")
+    template = make_template(TemplateSettings(kind="chat"), made)
+    for completion in ("<think>\nadd</think>2", "<think>add</think>2", "add</think>2"):
+        assert text(made, encode_example(template, made, SUM, completion)[1]) == "add</think>2</s>"
+
+
+def test_examples_stand_before_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text('{"prompt": "2+2=", "completion": "<think>two</think>4"}\n{"prompt": "3+3=", "completion": "6"}\n')
+    given = {"examples": str(path), "prefill": "<think>"}
+    plain = make_template(TemplateSettings(kind="plain", separator="\n--\n", **given), tokenizer())
+    assert plain.render(SUM) == "2+2=<think>two</think>4\n--\n3+3=<think>6\n--\n1+1=<think>"
+    chat = make_template(TemplateSettings(kind="chat", examples=str(path)), tokenizer(chat=CHAT))
+    assert chat.render(SUM) == (
+        "<s><|user|>2+2=<|assistant|><think>two</think>4<|user|>3+3=<|assistant|>6<|user|>1+1=<|assistant|>"
+    )
+
+
+def test_an_example_without_a_completion_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text('{"prompt": "2+2="}\n')
+    with pytest.raises(UserError, match="'2\\+2=' has no text in a column completion"):
+        make_template(TemplateSettings(kind="plain", examples=str(path)), tokenizer())

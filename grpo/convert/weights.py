@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 
-from grpo.pretrained import LOADING_FAILED, load_tokenizer, special_tokens_alone
+from grpo.loading import LOADING_FAILED
+from grpo.pretrained import load_tokenizer, special_tokens_alone
 from grpo.types import UserError
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"

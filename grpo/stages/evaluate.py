@@ -1,29 +1,34 @@
-"""Evaluation of the models so far on the same problems: greedy accuracy and pass@k, each with a 95 % interval."""
+"""Evaluation of the models so far on the same problems: greedy accuracy, pass@k and cons@k, with 95 % intervals."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
-from grpo.evaluation import mean_interval, pass_at_k
-from grpo.files import write_atomic
-from grpo.held_out import chosen_problems, greedy, greedy_figures, is_right
-from grpo.metrics import Clock, RunLog, sample_rows
-from grpo.policy import load_policy
-from grpo.recipe import EvaluateStage
-from grpo.rollout.engine import Sampling
+from grpo.evaluation import is_right
+from grpo.evaluation_table import table
+from grpo.files import full_disk_is_an_answer, sync, write_atomic
+from grpo.held_out import chosen_problems
+from grpo.metrics import Clock, RunLog, completion_row, json_line
+from grpo.policy import Policy, load_policy
+from grpo.recipe import EvaluateStage, ProblemSettings, RewardSettings, TemplateSettings
+from grpo.recorded import INTERVALS, Figures, Wanted, figures_of, from_row
+from grpo.rewards.answers.compare import Tolerance
+from grpo.rewards.voting import found_answer
+from grpo.rollout.engine import Engine, Sampling
 from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.stopping import decode
 from grpo.rollout.weights import WeightPush
 from grpo.run import StageRun
-from grpo.task import ask, judge, load_task
-from grpo.types import ScoredGroup
+from grpo.task import Task, ask, judge, load_task
+from grpo.templates import opened
+from grpo.types import Problem, ScoredGroup
 
-Figures = dict[str, float]
+Row = dict[str, Any]
+
+WAVES = 4
+"""Times `max_concurrent` completions between two writes: enough to keep the engine busy, little to lose."""
 
 
 def run(stage: EvaluateStage, run: StageRun) -> None:
@@ -32,19 +37,30 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
     done: dict[str, Any] = _read_progress(run.folder)
     rows: dict[str, Figures] = done["rows"]
     log = RunLog.open(run.folder, run.folder.name, run.accelerator, done["log"])
-    run.display.stage(run.number, run.folder.name, stage.kind, len(models))
-    for step, (name, path) in enumerate(models.items(), start=1):
-        if name not in rows:
-            rows[name], samples = evaluate(stage, run, path, step)
-            log.write(step, rows[name], samples, model=name)
-            _write_progress(run, rows, log)
-        run.display.step(step, rows[name], None)
-    table = [_row(name, rows[name], stage) for name in models]
-    columns = dict.fromkeys(column for row in table for column in row)  # a reward may apply to some models only
-    run.display.table(
-        f"{run.folder.name}: {stage.part} problems", [{c: row.get(c, "-") for c in columns} for row in table]
-    )
+    templates: list[str] = [*stage.templates]
+    asked = [(name, template) for name in models for template in templates]
+    run.display.stage(run.number, run.folder.name, stage.kind, len(asked))
+    for name, path in models.items():
+        steps = {template: asked.index((name, template)) + 1 for template in templates}
+        if any(key_of(name, template) not in rows for template in templates):
+            for template, figures, samples in evaluate(stage, run, name, path, steps, rows):
+                rows[key_of(name, template)] = figures
+                log.write(steps[template], figures, samples, model=name, template=template)
+                _write_progress(run, rows, log)
+                run.display.step(steps[template], figures, None)
     log.close()
+    measured = [(name, template, rows[key_of(name, template)]) for name, template in asked]
+    if run.accelerator.is_main_process:
+        for unfinished in run.folder.glob("unfinished-*.jsonl"):  # all of it is in samples.jsonl now
+            unfinished.unlink()
+        write_results(run.folder / "results.json", measured, stage.model_dump(mode="json"))
+    run.display.table(f"{run.folder.name}: {stage.part} problems", table(measured, stage.accuracy))
+
+
+def write_results(path: Path, measured: Sequence[tuple[str, str, Figures]], settings: Mapping[str, Any]) -> None:
+    """All figures in one file, with what their intervals are and how they were measured."""
+    results = [{"model": model, "template": template, "figures": figures} for model, template, figures in measured]
+    write_atomic(path, json.dumps({"intervals": INTERVALS, "results": results, "settings": settings}, indent=1) + "\n")
 
 
 def chosen_models(stage: EvaluateStage, run: StageRun) -> dict[str, str]:
@@ -52,57 +68,156 @@ def chosen_models(stage: EvaluateStage, run: StageRun) -> dict[str, str]:
     return {name: run.models[name] for name in stage.models or run.models}
 
 
-def evaluate(stage: EvaluateStage, run: StageRun, path: str, step: int) -> tuple[Figures, list[dict[str, Any]]]:
-    """The figures of one model, and every completion as a row of `samples.jsonl`, greedy ones first."""
+def key_of(model: str, template: str) -> str:
+    """Under which the figures of a model are kept."""
+    return f"{model}/{template}"
+
+
+def evaluate(
+    stage: EvaluateStage, run: StageRun, name: str, path: str, steps: Mapping[str, int], known: Mapping[str, Figures]
+) -> Iterator[tuple[str, Figures, list[Row]]]:
+    """The figures of one model with each template that is not `known`, and its completions, rows of `samples.jsonl`."""
     policy = load_policy(run.model.model_copy(update={"lora": None}), path)
     policy.model.to(run.accelerator.device)
-    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
-    problems = chosen_problems(task, stage.part)[: stage.limit]
-    prompts = [task.problems.prompt_ids[problem.id] for problem in problems]
+    tasks = {
+        template: load_task(problems_in(stage.problems, template), stage.rewards, policy.tokenizer, run)
+        for template in stage.templates
+    }
+    prompts = [ids for task in tasks.values() for ids in _prompts(task, stage)]
     work = Work(prompts, stage.max_new_tokens, 1.0, stage.precision, run.folder, run.model.trust_remote_code)
     engine = make_engine(stage, policy, work)
-    WeightPush(engine, probe_of(stage, policy, work))(policy.model, step)
-    clock = Clock()
-    with clock("evaluate"):
-        likeliest = greedy(task, engine, run, problems, stage.max_new_tokens, stage.stop)
-        sampling = Sampling(stage.temperature, stage.max_new_tokens, stage.top_p, tuple(stage.stop))
-        groups = ask(task, engine, run, problems, sampling, stage.samples, 1) if stage.samples else []
-        sampled = judge(task, groups, run.accelerator).groups
+    WeightPush(engine, probe_of(stage, policy, work))(policy.model, min(steps.values()))
+    for template, task in tasks.items():
+        if key_of(name, template) in known:
+            continue
+        clock = Clock()
+        with clock("evaluate"):
+            labels = {"step": steps[template], "model": name, "template": template}
+            rows = _Asking(stage, run, policy, engine, task, labels).all_rows()
+        answers = [from_row(row, stage.accuracy) for row in rows]
+        yield template, figures_of(answers, wanted(stage)) | clock.figures(), rows
     engine.close()
-    figures = greedy_figures(likeliest, stage.accuracy) | sampled_figures(sampled, stage) | clock.figures()
-    return figures, [row for scored in (likeliest, sampled) for row in _rows(step, scored, policy.tokenizer)]
 
 
-def sampled_figures(sampled: Sequence[ScoredGroup], stage: EvaluateStage) -> Figures:
-    """pass@k, the mean over problems, with intervals over problems; nothing where nothing was sampled."""
-    figures: Figures = {}
-    right = [sum(is_right(score, stage.accuracy) for score in group.scores) for group in sampled]
-    for k in stage.k if sampled else ():
-        values = [pass_at_k(stage.samples, count, k) for count in right]
-        low, high = mean_interval(values)
-        figures |= {f"pass@{k}": sum(values) / len(values), f"pass@{k}_low": low, f"pass@{k}_high": high}
-    return figures
+def problems_in(settings: ProblemSettings, template: str) -> ProblemSettings:
+    """The problems under the template that they are trained with, or under the model's own chat template."""
+    if template == "training":
+        return settings
+    native = {"template": TemplateSettings(kind="chat")}
+    sources = [source.model_copy(update=native) for source in settings.sources] if settings.sources else None
+    return settings.model_copy(update={**native, "sources": sources})
 
 
-def _rows(step: int, scored: Sequence[ScoredGroup], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Rows without an advantage: nothing is learned here."""
-    shape = len(scored), len(scored[0].scores) if scored else 0
-    nothing: list[list[str | None]] = [[None] * shape[1]] * shape[0]
-    return sample_rows(step, scored, torch.full(shape, math.nan), nothing, lambda ids: decode(tokenizer, ids))
+def wanted(stage: EvaluateStage) -> Wanted:
+    """The figures of samples that a stage asks for."""
+    if not stage.samples:
+        return Wanted((), ())
+    return Wanted(stage.k, stage.cons, tolerance_of(stage.rewards, stage.accuracy))
 
 
-def _row(name: str, figures: Mapping[str, float], stage: EvaluateStage) -> dict[str, str]:
-    """One line of the closing table."""
-    row = {"model": name, "accuracy": _with_interval(figures, "accuracy")}
-    if stage.samples:
-        row |= {f"pass@{k}": _with_interval(figures, f"pass@{k}") for k in stage.k}
-    row |= {"tokens": f"{figures['completion/length_mean']:.1f}", "problems": f"{figures['problems']:.0f}"}
-    others = [key for key in figures if key.startswith("reward/") and key != f"reward/{stage.accuracy}"]
-    return row | {key.removeprefix("reward/"): f"{figures[key]:.3f}" for key in others}
+def tolerance_of(rewards: Sequence[RewardSettings], accuracy: str) -> Tolerance:
+    """How exactly the accuracy reward compares, so that votes are compared likewise."""
+    options = next((one.options for one in rewards if (one.name, one.shown_as) == ("accuracy", accuracy)), {})
+    return Tolerance(float(options.get("absolute_tolerance", 0.0)), float(options.get("relative_tolerance", 0.0)))
 
 
-def _with_interval(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.3f} [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}]"
+def _prompts(task: Task, stage: EvaluateStage) -> list[tuple[int, ...]]:
+    problems = chosen_problems(task, stage.part)[: stage.limit]
+    return [task.problems.prompt_ids[problem.id] for problem in problems]
+
+
+# --- a few problems at a time, so that a crash costs little -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One model with one template, and where its completions go until all are there."""
+
+    stage: EvaluateStage
+    run: StageRun
+    policy: Policy
+    engine: Engine
+    task: Task
+    labels: Mapping[str, Any]
+
+    def all_rows(self) -> list[Row]:
+        """Every completion, greedy ones first; those of an interrupted run are taken as they are."""
+        problems = chosen_problems(self.task, self.stage.part)[: self.stage.limit]
+        each = self.stage.samples + self.stage.greedy
+        rows = _whole(_partial(self.run, self.labels["step"]), problems, each)
+        self.run.accelerator.wait_for_everyone()  # every process has read it before more is written
+        self._rewrite(rows)
+        start, size = len(rows) // each, max(1, WAVES * self.stage.max_concurrent // each)
+        for first in range(start, len(problems), size):
+            more = self._ask(problems[first : first + size], first)
+            self._append(more)
+            rows += more
+        return sorted(rows, key=lambda row: not row["greedy"])  # a stable order: problems stay in theirs
+
+    def _ask(self, problems: Sequence[Problem], first: int) -> list[Row]:
+        stage, task, limit, stop = self.stage, self.task, self.stage.max_new_tokens, tuple(self.stage.stop)
+        likeliest = Sampling(temperature=0.0, max_new_tokens=limit, stop=stop)
+        sampling = Sampling(stage.temperature, limit, stage.top_p, stop)
+        groups = ask(task, self.engine, self.run, problems, likeliest, 1, 0, first=first) if stage.greedy else []
+        kinds = [True] * len(groups)
+        if stage.samples:
+            groups += ask(task, self.engine, self.run, problems, sampling, stage.samples, 1, first=first)
+        kinds += [False] * (len(groups) - len(kinds))
+        scored = judge(task, groups, self.run.accelerator).groups
+        return [row for one, greedy in zip(scored, kinds, strict=True) for row in self._rows(one, greedy)]
+
+    def _rows(self, scored: ScoredGroup, greedy: bool) -> list[Row]:
+        problem = scored.group.problem
+        prompt = decode(self.policy.tokenizer, scored.group.prompt_ids)
+        prefill = opened(self.task.manner(problem.source).template, problem)
+        has_scorer = bool(problem.columns.get("reasoning_gym"))
+        return [
+            {
+                **self.labels,
+                "greedy": greedy,
+                **completion_row(problem, prompt, completion, score),
+                "right": is_right(score, self.stage.accuracy),
+                "found": found_answer(prefill + completion.text, has_scorer),
+                **({"drafts": completion.drafts} if completion.drafts else {}),
+                "advantage": None,  # nothing is learned here
+                "weight_version": completion.weight_version,
+                "mask_reason": None,
+            }
+            for completion, score in zip(scored.group.completions, scored.scores, strict=True)
+        ]
+
+    def _rewrite(self, rows: Sequence[Row]) -> None:
+        if self.run.accelerator.is_main_process:
+            write_atomic(_partial(self.run, self.labels["step"]), b"".join(map(json_line, rows)))
+
+    def _append(self, rows: Sequence[Row]) -> None:
+        path = _partial(self.run, self.labels["step"])
+        if self.run.accelerator.is_main_process:
+            with full_disk_is_an_answer(path), path.open("ab") as file:
+                file.write(b"".join(map(json_line, rows)))
+                file.flush()
+                sync(path)
+
+
+def _partial(run: StageRun, step: int) -> Path:
+    return run.folder / f"unfinished-{step}.jsonl"
+
+
+def _whole(path: Path, problems: Sequence[Problem], each: int) -> list[Row]:
+    """The rows of the first problems, those that an interrupted run has answered `each` times; the rest is dropped."""
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the end of the file, cut off in the middle of a line
+            break
+    answered = 0
+    by_problem: dict[str, list[Row]] = {}
+    for row in rows:
+        by_problem.setdefault(row["problem_id"], []).append(row)
+    while answered < len(problems) and len(by_problem.get(problems[answered].id, ())) == each:
+        answered += 1
+    return [row for problem in problems[:answered] for row in by_problem[problem.id]]
 
 
 # --- going on after a crash: a model that has been evaluated is not evaluated again -----------------------------------

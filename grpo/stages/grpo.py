@@ -6,13 +6,14 @@ Axes: P prompts of a step, G completions of a prompt.
 from grpo.correction import first_pass
 from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.experts.health import step_load
+from grpo.feed import after, curriculum_figures
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
 from grpo.recipe import GrpoStage
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
-from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures
+from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures, watch
 from grpo.training import advance, finish, save_if_due, saved_if_lost
 
 
@@ -24,7 +25,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
     while progress.step < stage.steps:
         clock, step = Clock(), progress.step + 1
         with saved_if_lost(training):
-            rollout = roll_out(parts.source, step, progress.consumed)
+            rollout = roll_out(parts.source, step, progress.feed)
         parts.engine.rest()
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
@@ -40,7 +41,9 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         figures = step_figures(rollout, tallies, clock, kl_PG) | checked | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
-        figures |= between_steps(parts, step, figures)
+        figures |= between_steps(parts, step, figures) | watch(parts, figures)
+        progress.feed = after(progress.feed, rollout.change, stage.curriculum)
+        figures |= curriculum_figures(parts.source.feed, progress.feed)
         advance(training, rollout.consumed, figures, samples, step_load(tallies))
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from grpo.batch import Trajectory, micro_batches
 from grpo.correction import correction_of
-from grpo.data import check_enough
 from grpo.experience import has_entropy_bonus
 from grpo.experts.load import balance_of
+from grpo.feed import check_feed, make_feed
 from grpo.forward import packs
-from grpo.held_out import chosen_problems, greedy, greedy_figures
+from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
 from grpo.learner import Learner
@@ -27,6 +27,7 @@ from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
 from grpo.recipe import GrpoStage
+from grpo.rewards.registry import PREFERENCES
 from grpo.rollout.engine import Engine
 from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
 from grpo.rollout.stopping import decode
@@ -37,6 +38,7 @@ from grpo.tally import Tally
 from grpo.task import Task, load_task
 from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
+from grpo.watch import warning, watched
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
 """Figures that mean something only before the first update of a step: later the policy has moved on purpose.
@@ -92,7 +94,8 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
     policy = starting_policy(run)
     task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
-    check_enough(task.problems.train, stage.prompts_per_step, stage.problems)
+    feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
+    check_feed(feed, stage.problems, stage.prompts_per_step)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
     mtp = mtp_settings(policy.model, stage.mtp, RlMtpSettings())
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)
@@ -101,7 +104,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     rollout = stage.rollout
     work = Work(
         prompts,
-        rollout.max_new_tokens,
+        stage.longest_completion,
         rollout.temperature,
         stage.sampling_precision,
         run.folder,
@@ -114,10 +117,12 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
-    source = RolloutSource(stage, run, task, engine, saved)
+    source = RolloutSource(stage, run, task, engine, saved, feed)
     parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training, mtp)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
         run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
+    if stage.evaluation is None and watched_rewards(stage):
+        run.display.note(f"{', '.join(watched_rewards(stage))}: without an evaluation nobody sees it being gamed")
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
     if training.progress.step == 0 and stage.evaluation is not None:
         before = evaluate_if_due(parts, 0)
@@ -163,8 +168,10 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
     clock = Clock()
     with clock("evaluate"):
         rollout = stage.rollout
-        scored = greedy(parts.task, parts.engine, parts.run, problems, rollout.max_new_tokens, rollout.stop)
-    figures = {f"evaluation/{name}": value for name, value in greedy_figures(scored, settings.accuracy).items()}
+        limit = stage.max_new_tokens(max(step, 1))
+        scored = greedy(parts.task, parts.engine, parts.run, problems, limit, rollout.stop)
+    measured = greedy_figures(scored, settings.accuracy) | accuracy_of_sources(scored, settings.accuracy)
+    figures = {f"evaluation/{name}": value for name, value in measured.items()}
     return figures | clock.figures()
 
 
@@ -173,6 +180,22 @@ def active_coefficient(stage: GrpoStage, training: Training) -> float:
     coefficient, target = training.progress.entropy_coefficient, stage.entropy.target
     entropy = training.progress.figures.get("entropy")
     return coefficient if target is None or (entropy is not None and entropy <= target) else 0.0
+
+
+def watched_rewards(stage: GrpoStage) -> dict[str, float]:
+    """The rewards of preference that count, which a policy may learn to game, with their weights."""
+    named = stage.evaluation.watch if stage.evaluation is not None else None
+    liked = [r.shown_as for r in stage.rewards if r.name in PREFERENCES and r.weight] if named is None else named
+    return {reward.shown_as: reward.weight for reward in stage.rewards if reward.shown_as in liked}
+
+
+def watch(parts: Parts, figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of the watch for reward hacking, and a warning when preference and accuracy part."""
+    weights, before = watched_rewards(parts.stage), parts.training.progress.figures
+    added = watched(before, figures, weights) if weights and parts.stage.evaluation is not None else {}
+    if added.get("watch/parted") and not before.get("watch/parted"):
+        parts.run.display.note(warning({**before, **figures, **added}, weights))
+    return added
 
 
 def between_steps(parts: Parts, step: int, figures: Mapping[str, float]) -> dict[str, float]:

@@ -6,10 +6,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
-from grpo.data import check_enough, draw, load_problems
+from grpo.data import load_problems
 from grpo.distillation import Distillation, load_teacher
 from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
+from grpo.feed import after, check_feed, make_feed, take
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
@@ -28,7 +29,8 @@ def run(stage: SftStage, run: StageRun) -> None:
     """Train on the data set's completions and leave `model/`."""
     policy = starting_policy(run)
     problems = load_problems(stage.problems, policy.tokenizer, run.seed)
-    check_enough(problems.train, stage.examples_per_step, stage.problems)
+    feed = make_feed(stage.problems, problems.train, run.seed)
+    check_feed(feed, stage.problems, stage.examples_per_step)
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
@@ -40,7 +42,8 @@ def run(stage: SftStage, run: StageRun) -> None:
 
     while training.progress.step < steps:
         clock = Clock()
-        drawn = draw(problems.train, run.seed, training.progress.consumed, stage.examples_per_step)
+        progress = training.progress
+        drawn, change = take(feed, progress.feed, progress.step + 1, stage.examples_per_step)
         sequences = [examples[problem.id] for problem in drawn]
         target_tokens = sum(len(sequence.target_ids) for sequence in sequences)
         with clock("learn"):
@@ -51,6 +54,7 @@ def run(stage: SftStage, run: StageRun) -> None:
             tally = train_step(learner, batches, objective, training.progress.step)
         speed = sum(map(len, sequences)) / clock.seconds("learn")
         figures = tally.figures() | clock.figures() | {"tokens/learn_per_s": speed, "memory/peak_mb": peak_memory_mb()}
+        progress.feed = after(progress.feed, change)
         advance(training, len(drawn), figures, [], step_load([tally]))
         save_if_due(training, steps)
     finish(training)
@@ -78,7 +82,8 @@ def encode(
     Raises:
         UserError: an example has no completion, or is longer than the model's `positions`.
     """
-    template = make_template(stage.problems.template, tokenizer)
+    manners = zip(stage.problems.names, stage.problems.each, strict=True)
+    templates = {name: make_template(source.template, tokenizer) for name, source in manners}
     column = stage.completion_column
     for problem in problems:
         if not isinstance(problem.columns.get(column), str):
@@ -87,7 +92,9 @@ def encode(
                 f"{', '.join(problem.columns)}); set completion_column to the column to learn from"
             )
     examples = {
-        problem.id: TokenSequence(*encode_example(template, tokenizer, problem, problem.columns[column]))
+        problem.id: TokenSequence(
+            *encode_example(templates[problem.source], tokenizer, problem, problem.columns[column])
+        )
         for problem in problems
     }
     longest = max(map(len, examples.values()))

@@ -1,0 +1,220 @@
+"""`grpo eval`: figures that agree with a computation by hand, and a run that goes on where it was stopped."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo.benchmarks import benchmark_columns, source_of
+from grpo.cli import main
+from grpo.eval_command import training_template
+from grpo.policy import save_policy
+from grpo.recipe import ProblemSettings, TokenizerSettings
+from grpo.recorded import Wanted, figures_of, read_recorded
+from grpo.rewards.accuracy import accuracy
+from grpo.rewards.voting import votes
+from grpo.scratch import InitSettings, make_policy
+from grpo.sources import read_problems
+from grpo.types import UserError
+
+HERE = Path(__file__).parent
+RECORDED = HERE / "recorded_sample.jsonl"
+"""Four problems with gold answers 12, 1/2, 4 and 9, a greedy completion and four samples of each."""
+
+BY_HAND = {
+    # Greedy: right, wrong, right, right; Wilson's interval for 3 of 4.
+    **{"accuracy": 0.75, "accuracy_low": 0.30064, "accuracy_high": 0.95441},
+    # Right of four: 2, 1, 2, 4. Mean 0.5625; std 0.314577, of the mean 0.157288, times 1.959964 = 0.308279.
+    **{"pass@1": 0.5625, "pass@1_low": 0.254221, "pass@1_high": 0.870779},
+    # 1 - C(4 - c, 2) / C(4, 2) = 5/6, 1/2, 5/6, 1: mean 0.791667, std 0.209718.
+    **{"pass@2": 0.791667, "pass@2_low": 0.586147, "pass@2_high": 0.997187},
+    # The first two: 12, 12.0 right; 3, 6/2 wrong; 4, 5 a tie; 9, 9 right. The last two: 7 and nothing, wrong;
+    # 0.5, 5 a tie; 5.0, 4 a tie; 9, 9 right. Means 1/2, 1/4, 1/2, 1.
+    **{"cons@2": 0.5625, "cons@2_low": 0.254221, "cons@2_high": 0.870779},
+    # 12 wins; 3 (with 6/2) wins, wrong; 4 and 5 tie; 9 wins: 1, 0, 1/2, 1; std 0.478714, half width 0.469131.
+    **{"cons@4": 0.625, "cons@4_low": 0.155869, "cons@4_high": 1.0},
+}
+
+
+def test_figures_of_recorded_completions_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--from-samples", str(RECORDED), "--k", "1,2", "--cons", "2,4", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert {name: result["figures"][name] for name in BY_HAND} == pytest.approx(BY_HAND, abs=1e-5)
+    assert main(["eval", "--from-samples", str(RECORDED), "--cons", "2,4"]) == 0
+    printed = capsys.readouterr().out
+    assert "0.562 [0.254, 0.871]" in printed
+    assert "intervals: 95 %: Wilson's for greedy accuracy, normal over problems" in printed
+
+
+def test_without_k_it_is_all_samples() -> None:
+    figures = figures_of(read_recorded(RECORDED), Wanted([4], [4]))
+    assert figures["pass@4"] == 1.0
+    with pytest.raises(UserError, match="got n=4, c=2, k=5"):
+        figures_of(read_recorded(RECORDED), Wanted([5], []))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{", "line 1 expected a JSON object"),
+        ('{"completion": "1", "answer": "1"}', "line 1 expected an object with problem_id or prompt"),
+        ('{"prompt": "1", "completion": "1"}', "line 1 expected rewards, or completion and answer"),
+        ('{"prompt": "1", "completion": "1", "answer": ""}', "could not be judged: gold answer is empty"),
+        ("", "expected at least one completion, got none"),
+    ],
+)
+def test_a_file_that_says_too_little(line: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(line)
+    with pytest.raises(UserError, match=expected):
+        read_recorded(tmp_path / "s.jsonl")
+
+
+def test_answers_are_the_same_as_the_reward_compares_them() -> None:
+    answers = ["1/2", "0.50", "x=3", "3", "$(x+1)^2$", "x^2+2x+1", None, "blue", "Blue."]
+    assert votes(answers, [False] * 9) == [1, 1, 2, 2, 3, 3, None, 4, 4]
+    # 15 and 15 cm^2 both equal the gold 15 cm^2.
+    right = [verdict == 1.0 for verdict in accuracy(["\\boxed{15}", "\\boxed{15 cm^2}"], answer=["15 cm^2"] * 2)]
+    assert votes(["15", "15 cm^2", "7", "7.0"], [*right, False, False]) == [0, 0, 1, 1]
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------------
+
+AIME = {"ID": "2024-I-1", "Problem": "Find x.", "Solution": "It is 204.", "Answer": 204}
+MATH_500 = {
+    **{"problem": "What is $1+1$?", "solution": "It is $\\boxed{2}$.", "answer": "2", "subject": "Algebra"},
+    **{"level": 1, "unique_id": "test/algebra/1.json"},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (MATH_500, {"prompt": "problem", "answer": "answer"}),
+        ({"problem": "p", "level": "Level 5", "solution": "$\\boxed{2}$"}, {"prompt": "problem", "answer": "solution"}),
+        (AIME, {"prompt": "Problem", "answer": "Answer"}),
+        (
+            {"id": 60, "problem": "p", "answer": "204", "url": "u", "year": "2024"},
+            {"prompt": "problem", "answer": "answer"},
+        ),
+        ({"question": "q", "answer": "70"}, {"prompt": "question", "answer": "answer"}),
+        ({"prompt": "p", "reasoning_gym": {}}, {"prompt": "prompt"}),
+    ],
+)
+def test_benchmarks_are_known_by_their_columns(row: dict[str, Any], columns: dict[str, str]) -> None:
+    assert benchmark_columns(row, "f") == columns
+
+
+def test_a_task_of_the_command_line(tmp_path: Path) -> None:
+    gsm8k = source_of(str(HERE / "gsm8k_sample.jsonl"), 3)
+    problems = read_problems(ProblemSettings.model_validate(gsm8k))
+    assert len(problems) == 3
+    assert accuracy(["It is 72."], answer=[problems[0].columns["answer"]]) == [1.0]
+    assert source_of("chain_sum", None) == {"task": "chain_sum", "size": 100}
+    (tmp_path / "x.jsonl").write_text('{"text": "hello"}\n')
+    with pytest.raises(UserError, match=r"x.jsonl: expected a column of questions \(.*\), got text: rename them"):
+        source_of(str(tmp_path / "x.jsonl"), None)
+
+
+# --- a model ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny random model with a chat template."""
+    config = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"num_key_value_heads": 2, "max_position_embeddings": 1024}
+    policy = make_policy(InitSettings(architecture="llama", config=config, tokenizer=TokenizerSettings()), seed=0)
+    policy.tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    save_policy(policy, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def arguments(model: Path, out: Path, *more: str) -> list[str]:
+    tasks = [str(HERE / "gsm8k_sample.jsonl"), "chain_sum"]
+    short = ["--limit=2", "--samples=3", "--k=1,3", "--max-new-tokens=8", "--engine=transformers"]
+    return ["eval", str(model), *tasks, *short, f"--out={out}", *more]
+
+
+def without_time(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if not name.startswith("time/")}
+
+
+def test_a_model_is_measured_and_its_figures_can_be_made_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(model, tmp_path / "evals", "--template=r1_zero", "--native", "--reward=format")) == 0
+    printed = capsys.readouterr().out
+    (folder,) = (tmp_path / "evals").glob("*/01-evaluate")
+    results = json.loads((folder / "results.json").read_text())
+    assert [result["template"] for result in results["results"]] == ["training", "native"]
+    assert results["settings"]["top_p"] == 0.95
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 * (2 + 2) * (1 + 3)
+    assert samples[-1]["prompt"].startswith("[")
+    assert not list(folder.glob("unfinished*"))
+    header = next(line for line in printed.splitlines() if line.startswith("model "))
+    columns = "model template problems of accuracy pass@1 pass@3 cons@3 tokens problems format"
+    assert re.split(" +", header) == re.split(" ", columns)
+
+    assert main(["eval", "--from-samples", str(folder / "samples.jsonl"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["results"]
+    assert [one["figures"] for one in again] == [without_time(one["figures"]) for one in results["results"]]
+    assert {"source/chain_sum/pass@1", "source/gsm8k_sample/cons@3_low"} <= again[0]["figures"].keys()
+
+    assert main(arguments(model, tmp_path / "evals", "--template=r1_zero", "--native", "--reward=format")) == 0
+    assert "chain_sum" in capsys.readouterr().out  # the table again, from what is there
+    assert main(arguments(model, tmp_path / "evals", "--template=plain")) == 2
+    assert "--fresh" in capsys.readouterr().err
+
+
+def test_killed_and_run_again_it_goes_on(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from grpo.cli import main; sys.exit(main(sys.argv[1:]))"]
+    settings = ("--template=plain", "--max-new-tokens=16", "--max-concurrent=1", "--limit=3")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*command, *arguments(model, killed, *settings)], stdout=subprocess.DEVNULL)
+    unfinished: list[Path] = []
+    while process.poll() is None and not (unfinished and unfinished[0].stat().st_size > 0):
+        unfinished = list(killed.glob("*/01-evaluate/unfinished-1.jsonl"))
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (path,) = killed.glob("*/01-evaluate/unfinished-1.jsonl")
+    kept = path.read_bytes()
+    assert kept.count(b"\n") < 24
+    path.write_bytes(kept + b'{"problem_id": "cut o')
+    assert main(arguments(model, killed, *settings)) == 0
+    assert main(arguments(model, whole, *settings)) == 0
+    read = [next(folder.glob("*/01-evaluate/samples.jsonl")).read_bytes() for folder in (killed, whole)]
+    assert read[0] == read[1]
+
+
+def test_the_template_that_a_run_trained_with(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    (run / "02-grpo" / "model").mkdir(parents=True)
+    write_recipe().rename(run / "recipe.yaml")
+    assert training_template(run / "02-grpo" / "model") == {"kind": "plain", "prefill": ""}
+    assert training_template(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["eval"], "expected MODEL TASK..., or --from-samples FILE"),
+        (["eval", "m", "chain_sum", "--from-samples", "f"], "expected MODEL TASK..., or --from-samples FILE"),
+        (["eval", "m", "chain_sum", "--k", "99"], "k must be at most samples"),
+        (["eval", "m", "chain_sum", "--top-p", "0"], "top_p must be greater than 0"),
+        (["eval", "m", "chain_sum", "--template", "training"], "is not the model of a stage in a run's folder"),
+        (["eval", "m", "chain_somme"], "reasoning-gym has no such task: choose one of"),
+        (["eval", "--from-samples", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+    ],
+)
+def test_mistakes(given: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 2
+    assert expected in capsys.readouterr().err
