@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo.chain import chain
 from grpo.cli import main
 from grpo.engine_settings import EngineSettings, ServerSettings
 from grpo.families import EngineOptions
@@ -50,8 +51,9 @@ def test_a_way_of_gpus_is_refused_on_a_cpu(way: Way) -> None:
 def test_before_any_stage_runs(write_recipe: Callable[..., Path]) -> None:
     pytest.importorskip("vllm")
     stages = [{"kind": "evaluate", "engine": "vllm-server", "servers": {"count": 1, "transfer": "nccl"}}]
+    recipe = load_recipe(write_recipe(stages=stages), [])
     with pytest.raises(UserError, match=r"servers\.transfer: nccl needs GPUs"):
-        check_ahead(load_recipe(write_recipe(stages=stages), []))
+        check_ahead(recipe, chain(recipe), Path(recipe.output))
 
 
 def test_a_server_learns_at_its_start_what_it_is_for() -> None:
