@@ -45,17 +45,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file that holds either all of `content` or what it held before. Raises DiskFull."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    with full_disk_is_an_answer(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            sync(temporary)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        temporary.replace(path)
-        sync(path.parent)
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`precision: fp8_block`: which products of a model run in FP8, and when.
 
 As in DeepSeek-V3 these are the linear layers and the experts. The embedding, the output head, what chooses experts,
-norms, and attention's inner products keep the precision of autocast, as adapters of LoRA do; weights and gradients are
-float32.
+norms, and attention's inner products keep the precision of autocast, as LoRA's adapters of linear layers do; weights
+and gradients are float32.
 """
 
 from collections.abc import Callable, Iterator

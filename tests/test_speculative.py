@@ -253,7 +253,7 @@ def test_rejection_by_hand() -> None:
 @pytest.mark.parametrize("family", ["deepseek_v3", "llama", "qwen2"])
 def test_drafts_are_those_of_a_predictor_without_a_cache(model_of, engine_of, family) -> None:
     """What was drafted shows in what was right: exactness would hide a wrong cache, mask or position."""
-    model = model_of(family, vocab_size=6, eos_token_id=None)
+    model = model_of(family, seed=1, vocab_size=6, eos_token_id=None)
     requests = [SampleRequest(tuple(id % 6 for id in prompt), (0,)) for prompt in PROMPTS]
     groups = engine_of(model, eos_ids=()).generate(requests, Sampling(0.0, 40))
     for request, [completion] in zip(requests, groups, strict=True):
@@ -268,7 +268,7 @@ def test_drafts_are_those_of_a_predictor_without_a_cache(model_of, engine_of, fa
             kept = drafts[written - 1] == completion.token_ids[written]
             passes, right, written = passes + 1, right + kept, written + 1 + kept
         assert completion.drafts == (passes, passes, right)
-    assert 0.02 < sum(c.drafts.accepted for [c] in groups) / sum(c.drafts.drafted for [c] in groups) < 0.9
+    assert 0.1 < sum(c.drafts.accepted for [c] in groups) / sum(c.drafts.drafted for [c] in groups) < 0.9
 
 
 @pytest.mark.parametrize("model", ["keep", "drop"])

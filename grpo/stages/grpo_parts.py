@@ -171,6 +171,11 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
         limit = stage.max_new_tokens(max(step, 1))
         scored = greedy(parts.task, parts.engine, parts.run, problems, limit, rollout.stop)
     measured = greedy_figures(scored, settings.accuracy) | accuracy_of_sources(scored, settings.accuracy)
+    if "accuracy" not in measured:
+        parts.run.display.note(
+            f"step {step}: reward {settings.accuracy} applies to none of the {len(problems)} problems that evaluation "
+            "asks, so there is no accuracy to watch: ask more of them, or name another reward as evaluation.accuracy"
+        )
     figures = {f"evaluation/{name}": value for name, value in measured.items()}
     return figures | clock.figures()
 
