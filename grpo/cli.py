@@ -165,8 +165,10 @@ def _train(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
         from grpo.estimate import describe
+        from grpo.preflight import check_files
 
         print(describe(recipe))
+        check_files(recipe)
         return
     from transformers.utils.logging import disable_progress_bar
 

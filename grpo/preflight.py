@@ -70,6 +70,19 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
 
 
+def check_files(recipe: Recipe) -> None:
+    """Every file of problems, templates and examples is there.
+
+    Raises:
+        UserError: some are not; it names them all.
+    """
+    sources = list(problem_sources(recipe.stages))
+    named = [file for one in sources for file in (one.path, one.template.file, one.template.examples)]
+    missing = [file for file in dict.fromkeys(named) if file is not None and not Path(file).is_file()]
+    if missing:
+        raise UserError(f"these files are not there: {', '.join(missing)}: make them, or correct their paths")
+
+
 def check_experts(recipe: Recipe) -> None:
     """What stages say about experts fits the routers of the model.
 

@@ -711,6 +711,17 @@ class MixSettings(Settings):
     problems: ProblemSettings
     ratio: Positive
     completion_column: str = "completion"
+    write: str | None = Field(None, description="how it is written down, with {completion}; left out, as it is")
+
+    @model_validator(mode="after")
+    def _write_has_the_completion(self) -> Self:
+        if self.write is not None and self.write.count("{completion}") != 1:
+            raise ValueError("write must hold {completion}, once")
+        return self
+
+    def written(self, completion: str) -> str:
+        """A completion as it becomes data."""
+        return completion if self.write is None else self.write.replace("{completion}", completion)
 
 
 class RejectionStage(StartingStage, EngineSettings):

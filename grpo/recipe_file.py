@@ -106,11 +106,18 @@ def _yaml(text: str, where: str) -> Any:
     """Plain values from YAML text. ValueError is what PyYAML raises for a date such as 2026-13-01."""
     try:
         _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader), where)
-        return yaml.safe_load(text)
+        return _unshared(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply, or a part that contains itself") from None
+
+
+def _unshared(node: Any) -> Any:
+    """The same values, with a copy wherever YAML's `*alias` repeats a part: an override changes one place alone."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(item) for item in node] if isinstance(node, list) else node
 
 
 def _check_keys_once(node: yaml.Node | None, where: str) -> None:

@@ -175,7 +175,7 @@ def _mixed(
     """As many other examples as the ratio says, from the same share of prompts that is trained on elsewhere."""
     read = [problem for source in mix.problems.each for problem in read_problems(source, run.seed)]
     every, _ = split(read, max(source.held_out for source in stage.problems.each))
-    texts = [(problem, str(problem.columns[mix.completion_column])) for problem in every]
+    texts = [(problem, mix.written(str(problem.columns[mix.completion_column]))) for problem in every]
     clean = [problem for problem, text in texts if index is None or overlap(index, problem.prompt, text) is None]
     wanted = round(kept * mix.ratio)
     if wanted > len(clean) and mix.problems.too_few == "error":
@@ -186,7 +186,7 @@ def _mixed(
         wanted = len(clean)
     drawn = draw(clean, run.seed, 0, wanted) if clean else []
     name = Path(origin(mix.problems)).name
-    return [data_row(p.prompt, str(p.columns[mix.completion_column]), p.columns, name) for p in drawn]
+    return [data_row(p.prompt, mix.written(str(p.columns[mix.completion_column])), p.columns, name) for p in drawn]
 
 
 def _check_kept(sieve: Sieve, run: StageRun) -> None:
