@@ -12,13 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.chain import chain
 from grpo.cli import train
-from grpo.data import distinct
 from grpo.plugins import load_object
 from grpo.recipe import GrpoStage, Recipe, RejectionStage
 from grpo.recipe_file import load_recipe
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.format import format_reward
-from grpo.sources import read_problems
 from grpo.templates import read_examples
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +80,16 @@ def test_a_dry_run_names_every_file_that_is_missing(
 def test_the_chain_is_r1s(name: str) -> None:
     links = chain(load(name))
     assert [link.name for link in links[:8]] == STAGES
-    starts = ["base", "base", "02-cold_start", "03-reasoning", "base", "05-second_sft", "05-second_sft", "05-second_sft"]
+    starts = [
+        "base",
+        "base",
+        "02-cold_start",
+        "03-reasoning",
+        "base",
+        "05-second_sft",
+        "05-second_sft",
+        "05-second_sft",
+    ]
     assert [link.start for link in links[:8]] == starts
     for link in links[8:]:
         assert link.models == ("base", "02-cold_start", "03-reasoning", "05-second_sft", "08-alignment")
@@ -228,4 +235,4 @@ def test_every_stage_of_a_recipe_for_gpus_runs_in_miniature(
     assert {"reward/helpful", "reward/safe"} & second.keys()
     table = [json.loads(line) for line in (run / "09-benchmarks" / "metrics.jsonl").read_text().splitlines()]
     assert len({row["model"] for row in table}) == 5
-    assert all({"accuracy", "format", "helpful"} <= row.keys() for row in table)
+    assert all({"accuracy", "reward/format", "reward/helpful", "reward/safe"} <= row.keys() for row in table)

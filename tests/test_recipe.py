@@ -13,6 +13,7 @@ from grpo.recipe import (
     KlSettings,
     LayoutSettings,
     LossSettings,
+    MixSettings,
     ModelSettings,
     ProblemSettings,
     RejectionStage,
@@ -39,6 +40,7 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"kind": "plain", "separator": "--"}, "separator belongs to examples"),
+    (MixSettings, {"problems": PROBLEMS, "ratio": 0.3, "write": "<think></think>"}, r"write must hold \{completion\}"),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
     (
         ProblemSettings,

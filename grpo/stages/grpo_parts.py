@@ -35,7 +35,7 @@ from grpo.rollout.weights import WeightPush
 from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
-from grpo.task import Task, load_task
+from grpo.task import Task, load_judges, load_task
 from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 from grpo.watch import warning, watched
@@ -93,7 +93,7 @@ class Parts:
 def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
     policy = starting_policy(run)
-    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
+    task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
     check_feed(feed, stage.problems, stage.prompts_per_step)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too

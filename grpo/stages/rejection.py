@@ -31,7 +31,7 @@ from grpo.rollouts import check_failures
 from grpo.run import StageRun
 from grpo.sieve import KEPT, Sieve
 from grpo.sources import origin, read_problems
-from grpo.task import Task, ask, judge, load_task
+from grpo.task import Task, ask, judge, load_judges, load_task
 from grpo.templates import opened
 from grpo.types import Problem, TrainingFailure, UserError
 
@@ -42,7 +42,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         return
     policy = load_policy(run.model.model_copy(update={"lora": None}), run.start_model)
     policy.model.to(run.accelerator.device)
-    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
+    task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     index = _evaluations(stage, run)
     problems = _clean_problems(task, index, stage, run)
     chunks = [problems[i : i + stage.problems_per_chunk] for i in range(0, len(problems), stage.problems_per_chunk)]
