@@ -217,7 +217,7 @@ def _reward_test(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from grpo import reward_test
-    from grpo.recipe import RewardSettings
+    from grpo.reward_settings import RewardSettings
 
     if options.hostile == (options.cases is not None):
         raise UserError("reward-test: expected a file of cases, or --hostile in its place, and not both")

@@ -9,7 +9,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase
 
 from grpo.data import ProblemSet, load_problems
-from grpo.recipe import ProblemSettings, RewardSettings, SourceSettings
+from grpo.problem_settings import ProblemSettings, SourceSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.preference_models import with_models
 from grpo.rewards.registry import Reward, check_reward, load_rewards
 from grpo.rewards.score import RewardFailure, Scoring, score

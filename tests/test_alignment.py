@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from grpo.cli import train
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import check_reward, load_reward
 from grpo.types import Problem, UserError
 from grpo.where import matches

@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from grpo.cli import train
 from grpo.data import ProblemSet, mixed
 from grpo.display import SilentDisplay
+from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, greedy_figures
-from grpo.recipe import GrpoStage, ModelSettings, ProblemSettings, RewardSettings
+from grpo.model_settings import ModelSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.recipe_file import dump_recipe, load_recipe
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import load_rewards
 from grpo.rollouts import source_figures
 from grpo.run import StageRun

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.chain import chain
 from grpo.cli import train
+from grpo.grpo_stage import GrpoStage
 from grpo.plugins import load_object
-from grpo.recipe import GrpoStage, Recipe, RejectionStage
+from grpo.recipe import Recipe
 from grpo.recipe_file import load_recipe
+from grpo.rejection_stage import RejectionStage
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.format import format_reward
 from grpo.templates import read_examples

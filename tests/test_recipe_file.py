@@ -3,7 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.recipe import CispoLoss, GroupAdvantage, GrpoLoss, GrpoStage, Recipe, RlooAdvantage
+from grpo.advantage_settings import GroupAdvantage, RlooAdvantage
+from grpo.grpo_stage import GrpoStage
+from grpo.loss_settings import CispoLoss, GrpoLoss
+from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe, load_recipe
 from grpo.types import UserError
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from grpo.evaluate_stage import EvaluateStage
 from grpo.evaluation import is_right
 from grpo.evaluation_table import table
 from grpo.files import full_disk_is_an_answer, sync, write_atomic
 from grpo.held_out import chosen_problems
 from grpo.metrics import Clock, RunLog, completion_row, json_line
 from grpo.policy import Policy, load_policy
-from grpo.recipe import EvaluateStage, ProblemSettings, RewardSettings, TemplateSettings
+from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.recorded import INTERVALS, Figures, Wanted, figures_of, from_row
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.answers.compare import Tolerance
 from grpo.rewards.registry import Reward
 from grpo.rewards.voting import found_answer

@@ -15,6 +15,7 @@ from grpo.experience import has_entropy_bonus
 from grpo.experts.load import balance_of
 from grpo.feed import check_feed, make_feed
 from grpo.forward import packs
+from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
@@ -26,7 +27,6 @@ from grpo.mtp_loss import mtp_settings, term_at
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
-from grpo.recipe import GrpoStage
 from grpo.rewards.registry import PREFERENCES
 from grpo.rollout.engine import Engine
 from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of

@@ -21,7 +21,7 @@ from grpo.files import write_atomic
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
 from grpo.metrics import Clock, RunLog
 from grpo.policy import Policy, load_policy
-from grpo.recipe import MixSettings, RejectionStage
+from grpo.rejection_stage import MixSettings, RejectionStage
 from grpo.rewards.score import reward_figures
 from grpo.rollout.collect import rollout_figures
 from grpo.rollout.engine import Engine, Sampling
