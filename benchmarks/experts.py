@@ -82,8 +82,8 @@ def unbalanced(folder: Path) -> str:
     from grpo.batch import pack
     from grpo.experts.observe import routers_of
     from grpo.forward import target_logprobs
+    from grpo.model_settings import InitSettings
     from grpo.policy import save_policy
-    from grpo.recipe import InitSettings
     from grpo.scratch import make_policy
     from grpo.tasks.arithmetic import sums
     from grpo.types import TokenSequence

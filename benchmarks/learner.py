@@ -89,11 +89,11 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
     from grpo.allocator import keep_freed_memory
     from grpo.batch import Trajectory, micro_batches, pack
     from grpo.forward import prepare_packing, target_logprobs
+    from grpo.grpo_stage import GrpoStage
     from grpo.learner import Learner, train_step
     from grpo.losses import make_loss
     from grpo.objective import PolicyGradient
     from grpo.policy import Policy, make_reference
-    from grpo.recipe import GrpoStage
     from grpo.types import TokenSequence
 
     keep_freed_memory()  # as grpo-train does

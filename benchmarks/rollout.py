@@ -37,8 +37,8 @@ def prompts() -> list[tuple[int, ...]]:
 def ours(path: str, engine: str, dtype: str, new: int) -> Rollout:
     """This toolkit's engine, through the interface that a stage uses."""
     from grpo.engine_settings import RolloutSettings
+    from grpo.model_settings import ModelSettings
     from grpo.policy import load_policy
-    from grpo.recipe import ModelSettings
     from grpo.rollout.engine import SampleRequest, Sampling
     from grpo.rollout.make_engine import Work, make_engine
 

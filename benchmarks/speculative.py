@@ -17,9 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from grpo.data import load_problems
+from grpo.grpo_stage import GrpoStage
+from grpo.model_settings import ModelSettings
 from grpo.mtp_settings import SpeculativeSettings
 from grpo.policy import Policy, load_policy
-from grpo.recipe import GrpoStage, ModelSettings
 from grpo.recipe_file import load_recipe
 from grpo.rollout.collect import draft_figures
 from grpo.rollout.engine import SampleRequest, Sampling

@@ -8,7 +8,7 @@ such a group says nothing about what to prefer. All sums are float64; results ha
 import torch
 from torch import Tensor
 
-from grpo.recipe import (
+from grpo.advantage_settings import (
     AdvantageSettings,
     BatchStdAdvantage,
     DrGrpoAdvantage,

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from grpo.recipe import EvaluateStage, GrpoStage, ProblemSettings, Recipe, SourceSettings, Stage
+from grpo.evaluate_stage import EvaluateStage
+from grpo.grpo_stage import GrpoStage
+from grpo.problem_settings import ProblemSettings, SourceSettings
+from grpo.recipe import Recipe, Stage
 from grpo.settings import Settings
 from grpo.stage_settings import StartingStage
 from grpo.types import UserError

@@ -165,8 +165,10 @@ def _train(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.set)
     if options.dry_run:
         from grpo.estimate import describe
+        from grpo.preflight import check_files
 
         print(describe(recipe))
+        check_files(recipe)
         return
     from transformers.utils.logging import disable_progress_bar
 
@@ -215,7 +217,7 @@ def _reward_test(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from grpo import reward_test
-    from grpo.recipe import RewardSettings
+    from grpo.reward_settings import RewardSettings
 
     if options.hostile == (options.cases is not None):
         raise UserError("reward-test: expected a file of cases, or --hostile in its place, and not both")

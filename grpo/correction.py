@@ -20,9 +20,9 @@ from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.experience import FirstPass, engines_own, token_trajectory
 from grpo.experts.observe import Routing, observe
 from grpo.forward import packs, target_logprobs
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner
 from grpo.losses.mismatch import correction_weights, on_policy_enough
-from grpo.recipe import GrpoStage
 from grpo.split import split
 from grpo.tally import Tally
 from grpo.types import Batch, Routes, ScoredGroup, TrainingFailure

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.sources import read_problems
 from grpo.templates import Template, make_template
 from grpo.types import Problem, UserError

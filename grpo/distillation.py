@@ -12,9 +12,9 @@ from grpo.experts.observe import observe
 from grpo.experts.terms import NO_BALANCE, BalanceLoss
 from grpo.forward import next_token_states, prepare_packing
 from grpo.kernels.head_divergence import divergence_scores
+from grpo.model_settings import ModelSettings
 from grpo.policy import Policy
 from grpo.pretrained import load_model, load_tokenizer
-from grpo.recipe import ModelSettings
 from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.teacher_settings import TeacherSettings

@@ -9,23 +9,20 @@ from transformers import AutoModelForCausalLM
 from grpo.chain import chain
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
+from grpo.evaluate_stage import EvaluateStage
+from grpo.grpo_stage import GrpoStage
 from grpo.kernels.head_logprobs import NARROWEST, TILE
+from grpo.model_settings import ModelSettings
 from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
-from grpo.recipe import (
-    EvaluateStage,
-    GrpoStage,
-    ModelSettings,
-    Recipe,
-    RejectionStage,
-    RewardModelStage,
-    SftStage,
-    Stage,
-    TrainingSettings,
-)
+from grpo.recipe import Recipe, Stage
 from grpo.recipe_file import dump_recipe
+from grpo.rejection_stage import RejectionStage
+from grpo.reward_model_stage import RewardModelStage
 from grpo.rollout.vllm_options import cache_bytes_per_token
 from grpo.scratch import model_config
+from grpo.sft_stage import SftStage
+from grpo.training_settings import TrainingSettings
 
 BYTES = {"float32": 4, "bfloat16": 2, "fp32": 4, "bf16": 2}
 

@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from grpo.advantage_settings import GdpoAdvantage
 from grpo.advantages import advantages, gdpo
 from grpo.batch import Trajectory
+from grpo.grpo_stage import GrpoStage
 from grpo.losses.aggregation import sequence_weights
-from grpo.recipe import GdpoAdvantage, GrpoStage
 from grpo.types import Completion, Group, Routes, Score, ScoredGroup, TokenSequence
 
 MaskReason = Literal["unscorable", "truncated"]

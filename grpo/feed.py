@@ -13,7 +13,7 @@ from math import ceil
 
 from grpo.curriculum_settings import CurriculumSettings
 from grpo.data import check_enough, draw
-from grpo.recipe import ProblemSettings, SourceSettings
+from grpo.problem_settings import ProblemSettings, SourceSettings
 from grpo.types import Problem
 
 Visit = tuple[str, float | None]

@@ -12,11 +12,11 @@ from torch import Tensor
 from grpo.batch import make_batch
 from grpo.experience import token_trajectory
 from grpo.forward import packs, target_logprobs
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner
 from grpo.losses.aggregation import sequence_sum
 from grpo.losses.kl import kl_penalty
 from grpo.policy import Reference
-from grpo.recipe import GrpoStage
 from grpo.split import split
 from grpo.types import ScoredGroup
 

@@ -21,8 +21,8 @@ from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
 from grpo.mtp import own_parameters
 from grpo.optimizer import learning_rate, make_optimizer
-from grpo.recipe import TrainingSettings
 from grpo.tally import Tally
+from grpo.training_settings import TrainingSettings
 from grpo.types import TrainingFailure
 
 B = TypeVar("B")

@@ -12,11 +12,11 @@ from grpo.correction import NO_CORRECTION, Correction
 from grpo.experts.observe import observe
 from grpo.experts.terms import NO_BALANCE, BalanceLoss
 from grpo.forward import target_logprobs
+from grpo.loss_settings import KlSettings
 from grpo.losses import Loss
 from grpo.losses.kl import kl_penalty
 from grpo.mtp_loss import MtpTerm, scores_with_mtp
 from grpo.policy import Reference
-from grpo.recipe import KlSettings
 from grpo.tally import Tally
 from grpo.types import Batch, PackedTokens
 

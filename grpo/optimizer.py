@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grpo.recipe import TrainingSettings
+from grpo.training_settings import TrainingSettings
 from grpo.types import UserError
 
 

@@ -15,10 +15,13 @@ from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
-from grpo.recipe import ProblemSettings, Recipe, RejectionStage, SftStage, Stage
+from grpo.problem_settings import ProblemSettings
+from grpo.recipe import Recipe, Stage
+from grpo.rejection_stage import RejectionStage
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
+from grpo.sft_stage import SftStage
 from grpo.sources import origin, read_problems
 from grpo.stages import evaluate, grpo, rejection, reward_model, sft
 from grpo.types import UserError

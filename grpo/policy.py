@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo.experts.observe import bias_buffers, set_biases
 from grpo.families import family_of
 from grpo.files import atomic_folder
+from grpo.model_settings import LoraSettings, ModelSettings
 from grpo.mtp import add_predictor, own_parameters, predictor_of, predictor_prefix
 from grpo.mtp_files import save_model
 from grpo.pretrained import load_model, load_tokenizer
-from grpo.recipe import LoraSettings, ModelSettings
 from grpo.types import UserError
 
 ALL_EXPERTS = "experts"

@@ -6,23 +6,18 @@ from pathlib import Path
 
 from grpo.chain import DATA_COLUMNS, LEAVE_A_JUDGE, Link, find, problem_sources
 from grpo.engine_settings import EngineSettings
+from grpo.evaluate_stage import EvaluateStage
 from grpo.families import family_of
+from grpo.grpo_stage import GrpoStage
+from grpo.model_settings import ModelSettings
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
+from grpo.problem_settings import ProblemSettings
 from grpo.reading import parts
-from grpo.recipe import (
-    EvaluateStage,
-    GrpoStage,
-    MixSettings,
-    ModelSettings,
-    ProblemSettings,
-    Recipe,
-    RejectionStage,
-    RewardModelStage,
-    SftStage,
-    Stage,
-)
+from grpo.recipe import Recipe, Stage
 from grpo.rejection_settings import LayoutSettings
+from grpo.rejection_stage import MixSettings, RejectionStage
+from grpo.reward_model_stage import RewardModelStage
 from grpo.rewards.preference_models import check_models
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
@@ -30,6 +25,7 @@ from grpo.rollout.server_pool import key_for_urls
 from grpo.rollout.transfer import planned_way
 from grpo.rollout.vllm_options import on_cpu
 from grpo.scratch import model_config
+from grpo.sft_stage import SftStage
 from grpo.sources import origin, read_problems
 from grpo.task import check_rewards, own_rewards
 from grpo.templates import read_examples
@@ -68,6 +64,19 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             judges = [other.name for other in before if other.stage.kind in LEAVE_A_JUDGE]
             check_models(stage.rewards, list(dict.fromkeys([*judges, *link.judges])))
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
+
+
+def check_files(recipe: Recipe) -> None:
+    """Every file of problems, templates and examples is there.
+
+    Raises:
+        UserError: some are not; it names them all.
+    """
+    sources = list(problem_sources(recipe.stages))
+    named = [file for one in sources for file in (one.path, one.template.file, one.template.examples)]
+    missing = [file for file in dict.fromkeys(named) if file is not None and not Path(file).is_file()]
+    if missing:
+        raise UserError(f"these files are not there: {', '.join(missing)}: make them, or correct their paths")
 
 
 def check_experts(recipe: Recipe) -> None:

@@ -15,9 +15,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from grpo.families import write_config_keys
 from grpo.loading import any_tokenizer, check_exists, said_plainly
+from grpo.model_settings import ModelSettings
 from grpo.mtp import LAYERS_KEY, complete_predictor, grow_config
 from grpo.mtp_files import passed_over, stored_parts
-from grpo.recipe import ModelSettings
 from grpo.types import UserError
 
 

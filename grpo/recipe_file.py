@@ -29,7 +29,7 @@ FREE_FORM = ("options", "params", "config", "columns", "where")
 """Keys below which the recipe says nothing of its own."""
 
 OPTION_PATHS = {"reward_model": "model", "judge": "template"}
-"""Options of built-in rewards that may be paths, by the reward's name."""
+"""Options of built-in rewards that may be paths, by the reward's name. A model is one when it says so."""
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -106,11 +106,18 @@ def _yaml(text: str, where: str) -> Any:
     """Plain values from YAML text. ValueError is what PyYAML raises for a date such as 2026-13-01."""
     try:
         _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader), where)
-        return yaml.safe_load(text)
+        return _unshared(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply, or a part that contains itself") from None
+
+
+def _unshared(node: Any) -> Any:
+    """The same values, with a copy wherever YAML's `*alias` repeats a part: an override changes one place alone."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(item) for item in node] if isinstance(node, list) else node
 
 
 def _check_keys_once(node: yaml.Node | None, where: str) -> None:
@@ -237,7 +244,26 @@ def _with_paths(node: dict[str, Any], folder: Path) -> dict[str, Any]:
     option = OPTION_PATHS.get(name) if isinstance(name, str) else None
     if option is None or not isinstance(options, dict) or option not in options:
         return {}
-    return {"options": options | {option: _anchored(options[option], folder, "path")}}
+    value = options[option]
+    if name == "reward_model" and isinstance(value, str) and not _says_path(value):
+        _check_no_folder(value, folder)
+        return {}
+    return {"options": options | {option: _anchored(value, folder, "path")}}
+
+
+def _says_path(model: str) -> bool:
+    """Whether a reward model's name is a path: `one` is a stage, `one/two` a model of the hub, `./one/two` a folder."""
+    return model.startswith(("/", ".", "~")) or model.count("/") > 1
+
+
+def _check_no_folder(model: str, folder: Path) -> None:
+    """Refuse a name of the hub that is a folder's as well: reading either would be a guess."""
+    found = [place for place in (folder / model, Path(model)) if "/" in model and _exists(place)]
+    if found:
+        raise UserError(
+            f"reward_model: model {model} names a model of the hub, and {found[0]} is there too: write ./{model} for "
+            "the folder, or move it away for the hub's"
+        )
 
 
 def _exists(path: Path) -> bool:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.files import write_atomic
 from grpo.preference_settings import Part
-from grpo.recipe import TemplateSettings
+from grpo.problem_settings import TemplateSettings
 from grpo.summary import OPEN, judged_text
 from grpo.templates import Template, make_template, opened, plain_ids
 from grpo.types import Problem, UserError

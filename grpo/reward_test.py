@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards import pool
 from grpo.rewards.hostile import GOLD, attacks
 from grpo.rewards.registry import Reward, check_columns, load_reward

@@ -8,9 +8,9 @@ from grpo.advantages import keep_groups
 from grpo.evaluation import RIGHT
 from grpo.experience import part_matrix, reward_matrix
 from grpo.feed import Feed, FeedChange, FeedState, Visit, after, joined, take
+from grpo.grpo_stage import GrpoStage
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
-from grpo.recipe import GrpoStage
 from grpo.rewards.score import Scoring, reward_figures
 from grpo.rollout.collect import rollout_figures
 from grpo.rollout.engine import Engine, Sampling

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from grpo.chain import EvaluatedSet
 from grpo.display import Display
-from grpo.recipe import ModelSettings
+from grpo.model_settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from grpo.families import FAMILIES, UNKNOWN, Family, write_config_keys
+from grpo.model_settings import InitSettings, ModelSettings, TokenizerSettings
 from grpo.policy import Policy
 from grpo.pretrained import load_config, model_token_ids, plain_generation_config
-from grpo.recipe import InitSettings, ModelSettings, TokenizerSettings
 from grpo.types import UserError
 
 PAD, EOS = "<pad>", "<eos>"

@@ -33,3 +33,8 @@ def one_of(settings: Settings, *names: str) -> None:
     given = [name for name in names if getattr(settings, name) is not None]
     if len(given) != 1:
         raise ValueError(f"needs exactly one of {', '.join(names)}, got {', '.join(given) or 'none'}")
+
+
+def grpo_unless_said(value: Any) -> Any:
+    """An advantage or a loss without a kind is GRPO's, so that `loss: {clip_high: 10}` says enough."""
+    return {"kind": "grpo"} | value if isinstance(value, dict) else value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from grpo.decontamination import EvaluationIndex, overlap
 from grpo.duplicates import KeptTexts, Text
 from grpo.reading import hard_to_read, parts, written
-from grpo.recipe import RejectionStage
+from grpo.rejection_stage import RejectionStage
 from grpo.rewards.language import chain_of_thought
 from grpo.types import Completion, Problem, Score, ScoredGroup
 

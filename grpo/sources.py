@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.plugins import load_object
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.tasks.gym import gym_rows
 from grpo.types import Problem, UserError
 from grpo.where import matches

@@ -9,7 +9,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase
 
 from grpo.data import ProblemSet, load_problems
-from grpo.recipe import ProblemSettings, RewardSettings, SourceSettings
+from grpo.problem_settings import ProblemSettings, SourceSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.preference_models import with_models
 from grpo.rewards.registry import Reward, check_reward, load_rewards
 from grpo.rewards.score import RewardFailure, Scoring, score
@@ -44,8 +45,13 @@ class Task:
         return self.sources.get(source) or Manner(self.template, self.rewards, self.conversational)
 
 
+def load_judges(rewards: Sequence[RewardSettings], run: StageRun) -> tuple[Reward, ...]:
+    """The rewards of a stage, once for all of its tasks: a reward model among them is loaded when it is first used."""
+    return load_rewards(with_models(rewards, run.reward_models, run.accelerator.device))
+
+
 def load_task(
-    problems: ProblemSettings, rewards: Sequence[RewardSettings], tokenizer: PreTrainedTokenizerBase, run: StageRun
+    problems: ProblemSettings, judges: tuple[Reward, ...], tokenizer: PreTrainedTokenizerBase, run: StageRun
 ) -> Task:
     """Read and check everything a rollout needs, before anything is computed.
 
@@ -59,7 +65,6 @@ def load_task(
         run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
     if loaded.held_out_elsewhere:
         run.display.note(f"{loaded.held_out_elsewhere} problems that another source holds out are not trained on")
-    judges = load_rewards(with_models(rewards, run.reward_models, run.accelerator.device))
     sources = {source.shown_as: _manner(source, judges, tokenizer) for source in problems.sources or ()}
     first = problems.each[0]
     manner = _manner(first, judges, tokenizer)

@@ -8,7 +8,7 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from grpo.recipe import ProblemSettings, TemplateSettings
+from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.sources import read_problems
 from grpo.types import Problem, UserError
 

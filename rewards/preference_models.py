@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.types import UserError
 
 
@@ -22,7 +22,7 @@ def _with_model(settings: RewardSettings, stages: Mapping[str, str], device: str
 def check_models(settings: Sequence[RewardSettings], stages: Collection[str]) -> None:
     """Raise UserError when a reward model is neither one of these stages' nor a classifier where it is said to lie.
 
-    What has a slash and is no path here is left to be looked for on the hub when its stage begins.
+    A name without a slash is a stage's. `one/two` is left to be looked for on the hub when its stage begins.
     """
     from grpo.scalar_model import check_is_classifier
 
@@ -30,7 +30,7 @@ def check_models(settings: Sequence[RewardSettings], stages: Collection[str]) ->
         model = one.options.get("model") if one.name == "reward_model" else None
         if not isinstance(model, str) or model in stages:
             continue
-        if "/" not in model and not Path(model).exists():
+        if "/" not in model:
             raise UserError(
                 f"reward {one.shown_as}: {model} is none of the reward models so far ({', '.join(stages) or 'none'}): "
                 "name an earlier stage of kind reward_model, or a path with a slash"

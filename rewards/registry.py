@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grpo.plugins import load_object
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.asynchronous import run_async
 from grpo.rewards.format import format_reward

@@ -12,10 +12,10 @@ from torch import nn
 from grpo.activations import recompute_layers
 from grpo.batch import Trajectory, micro_batches
 from grpo.forward import prepare_packing
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
 from grpo.objective import PolicyGradient
-from grpo.recipe import GrpoStage
 from grpo.types import TokenSequence, UserError
 
 TRAJECTORIES = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from grpo import advantages as adv
-from grpo.recipe import (
+from grpo.advantage_settings import (
     BatchStdAdvantage,
     DrGrpoAdvantage,
     GroupAdvantage,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo.loss_settings import Aggregation
 from grpo.losses.aggregation import sequence_mean, sequence_sum, sequence_weights
-from grpo.recipe import Aggregation
 
 VECTORS = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))["vectors"]
 MODES = get_args(Aggregation)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from grpo.cli import train
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import check_reward, load_reward
 from grpo.types import Problem, UserError
 from grpo.where import matches
@@ -139,6 +139,34 @@ def test_another_reward_model_is_noticed(recipe: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert train([str(recipe), "--until", "03-grpo", "--set", "stages.2.steps=1"]) == 2
     assert "03-grpo: the reward model 01-reward_model has changed since this stage began" in capsys.readouterr().err
+
+
+def test_an_evaluation_makes_its_rewards_once_for_all_models_and_templates(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    (tmp_path / "counted.py").write_text(
+        "from pathlib import Path\n"
+        "class Counted:\n"
+        "    def __init__(self):\n"
+        f"        made = Path({str(made)!r})\n"
+        "        made.write_text(('x' + made.read_text()) if made.exists() else 'x')\n"
+        "    def __call__(self, completion: str) -> float:\n"
+        "        return 0.0\n"
+    )
+    evaluate = {"kind": "evaluate", "limit": 2, "samples": 0, "max_new_tokens": 4}
+    evaluate |= {"rewards": [{"name": "accuracy"}, {"name": "counted.py:Counted"}]}
+    sft = {"kind": "sft", "steps": 1, "examples_per_step": 2, "lr": 1e-3}
+    counts = []
+    for name, models, templates in (
+        ("one", ["base"], ["training"]),
+        ("all", ["base", "01-sft"], ["training", "native"]),
+    ):
+        made.unlink(missing_ok=True)
+        asked = evaluate | {"models": models, "templates": templates}
+        assert train([str(write_recipe(name, stages=[sft, asked]))]) == 0
+        counts.append(len(made.read_text()))
+    assert counts[0] == counts[1] > 0
 
 
 def test_where() -> None:

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from grpo.checkpoint_names import checkpoint_tensors
 from grpo.families import family_of
+from grpo.model_settings import LoraSettings
 from grpo.policy import add_lora, merged_model
-from grpo.recipe import LoraSettings
 from grpo.rollout.adapters import sends_adapter
 from grpo.types import UserError
 

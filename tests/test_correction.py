@@ -8,7 +8,7 @@ import torch
 from grpo.batch import Trajectory, make_batch
 from grpo.correction import NO_CORRECTION, Correction, correction_of
 from grpo.correction_settings import OffPolicyMask, TokenMask, TokenTruncate
-from grpo.recipe import GrpoStage
+from grpo.grpo_stage import GrpoStage
 from grpo.types import TokenSequence
 
 CPU = torch.device("cpu")

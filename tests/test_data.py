@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from grpo.data import check_enough, distinct, draw, load_problems, split
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.sources import problem_id
 from grpo.types import Problem, UserError
 

@@ -14,8 +14,8 @@ from grpo.cli import train
 from grpo.distillation import Distillation
 from grpo.estimate import describe
 from grpo.forward import prepare_packing
+from grpo.model_settings import InitSettings
 from grpo.policy import save_policy
-from grpo.recipe import InitSettings
 from grpo.recipe_file import load_recipe
 from grpo.scratch import make_policy
 from grpo.tasks.text import passages

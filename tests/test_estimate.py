@@ -7,8 +7,9 @@ import yaml
 from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.estimate import describe
+from grpo.model_settings import LoraSettings, ModelSettings
 from grpo.policy import add_lora, load_policy, save_policy
-from grpo.recipe import LoraSettings, ModelSettings, Recipe
+from grpo.recipe import Recipe
 from grpo.recipe_file import load_recipe
 from grpo.scratch import make_policy
 

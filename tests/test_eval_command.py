@@ -15,8 +15,9 @@ import pytest
 from grpo.benchmarks import benchmark_columns, source_of
 from grpo.cli import main
 from grpo.eval_command import training_template
+from grpo.model_settings import TokenizerSettings
 from grpo.policy import save_policy
-from grpo.recipe import ProblemSettings, TokenizerSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.recorded import Wanted, figures_of, read_recorded
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.voting import votes

@@ -9,7 +9,7 @@ import pytest
 
 from grpo.cli import train
 from grpo.plugins import load_object
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.format import format_reward
 from grpo.rewards.registry import load_reward

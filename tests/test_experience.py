@@ -17,7 +17,7 @@ from grpo.experience import (
     reward_matrix,
     step_advantages,
 )
-from grpo.recipe import GrpoStage
+from grpo.grpo_stage import GrpoStage
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 
 VECTORS = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))["vectors"]

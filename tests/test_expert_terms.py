@@ -17,11 +17,12 @@ from grpo.experts.load import balance_of
 from grpo.experts.observe import bias_buffers, observe, routers_of
 from grpo.experts.terms import step_biases
 from grpo.forward import target_logprobs
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
+from grpo.model_settings import LoraSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, add_lora, make_reference
-from grpo.recipe import GrpoStage, LoraSettings
 from grpo.training import trained_state
 from grpo.types import TokenSequence, UserError
 

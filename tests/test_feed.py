@@ -17,7 +17,7 @@ from grpo.feed import (
     make_feed,
     take,
 )
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.types import Problem, UserError
 
 

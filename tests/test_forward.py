@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from grpo.batch import pack
 from grpo.forward import packs, prepare_packing, target_logprobs, target_scores
+from grpo.model_settings import LoraSettings
 from grpo.policy import add_lora
-from grpo.recipe import LoraSettings
 from grpo.types import TokenSequence
 
 CPU = torch.device("cpu")

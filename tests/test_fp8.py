@@ -17,12 +17,13 @@ from grpo.batch import Trajectory, micro_batches
 from grpo.cli import train
 from grpo.forward import prepare_packing, target_logprobs
 from grpo.fp8 import Switch, fp8_experts, use_fp8
+from grpo.grpo_stage import GrpoStage
 from grpo.kernels.fp8_linear import fp8_linear
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
+from grpo.model_settings import LoraSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, add_lora, make_reference
-from grpo.recipe import GrpoStage, LoraSettings
 from grpo.types import TokenSequence, UserError
 
 MakeModel = Callable[..., PreTrainedModel]

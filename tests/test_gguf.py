@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from grpo.gguf import import_gguf
+from grpo.model_settings import InitSettings, ModelSettings, TokenizerSettings
 from grpo.policy import load_policy
-from grpo.recipe import InitSettings, ModelSettings, TokenizerSettings
 from grpo.scratch import make_policy, make_tokenizer
 from grpo.types import UserError
 

@@ -10,7 +10,9 @@ from grpo.data import ProblemSet
 from grpo.display import SilentDisplay
 from grpo.evaluation import is_right
 from grpo.held_out import chosen_problems, greedy, greedy_figures
-from grpo.recipe import ModelSettings, RewardSettings, TemplateSettings
+from grpo.model_settings import ModelSettings
+from grpo.problem_settings import TemplateSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import load_rewards
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.run import StageRun

@@ -7,10 +7,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from grpo.grpo_stage import GrpoStage
 from grpo.kl_reward import sequence_kl
 from grpo.learner import Learner
 from grpo.policy import Policy, make_reference
-from grpo.recipe import GrpoStage
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup
 
 TEMPERATURE = 0.7

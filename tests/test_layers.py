@@ -11,6 +11,9 @@ FLOORS = [
         "grpo.expert_settings", "grpo.mtp_settings", "grpo.teacher_settings", "grpo.preference_settings", "grpo.recipe",
         "grpo.recipe_file",
         "grpo.stage_settings", "grpo.rejection_settings", "grpo.chain", "grpo.kernels.*",
+        "grpo.model_settings", "grpo.problem_settings", "grpo.reward_settings", "grpo.advantage_settings",
+        "grpo.loss_settings", "grpo.training_settings", "grpo.sft_stage", "grpo.grpo_stage", "grpo.reward_model_stage",
+        "grpo.evaluate_stage", "grpo.rejection_stage",
         "grpo.curriculum_settings", "grpo.mixture_settings",
     },
     {

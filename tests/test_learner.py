@@ -22,11 +22,11 @@ from grpo.correction import first_pass
 from grpo.experience import engines_own, minibatches
 from grpo.experts.load import balance_of
 from grpo.forward import target_logprobs
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, make_reference
-from grpo.recipe import GrpoStage
 from grpo.tally import Tally
 from grpo.types import Completion, Group, Problem, Score, ScoredGroup, TokenSequence, TrainingFailure
 

@@ -11,10 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo.losses import LOSSES, Loss, make_loss
-from grpo.losses.aggregation import sequence_weights
-from grpo.losses.kl import kl_penalty
-from grpo.recipe import (
+from grpo.loss_settings import (
     Aggregation,
     CispoLoss,
     DapoLoss,
@@ -25,6 +22,9 @@ from grpo.recipe import (
     LossSettings,
     SapoLoss,
 )
+from grpo.losses import LOSSES, Loss, make_loss
+from grpo.losses.aggregation import sequence_weights
+from grpo.losses.kl import kl_penalty
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 VECTORS = GOLDEN["vectors"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo.loss_settings import DapoLoss
 from grpo.losses import make_loss
 from grpo.losses.mismatch import CorrectionKind, correction_weights, mismatch, on_policy_enough
-from grpo.recipe import DapoLoss
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 VECTORS = GOLDEN["vectors"]

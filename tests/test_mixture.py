@@ -13,13 +13,16 @@ from pydantic import ValidationError
 from grpo.cli import train
 from grpo.data import ProblemSet, mixed
 from grpo.display import SilentDisplay
+from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, greedy_figures
-from grpo.recipe import GrpoStage, ModelSettings, ProblemSettings, RewardSettings
+from grpo.model_settings import ModelSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.recipe_file import dump_recipe, load_recipe
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import load_rewards
 from grpo.rollouts import source_figures
 from grpo.run import StageRun
-from grpo.task import check_rewards, judge, load_task
+from grpo.task import check_rewards, judge, load_judges, load_task
 from grpo.types import Completion, Group, Problem, UserError
 
 REWARDS = [
@@ -97,7 +100,7 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
         [{"path": sums, **plain}, {"path": chat, "template": {"kind": "plain"}, "held_out": 0, "rewards": ["length"]}]
     )
     run = StageRun(1, tmp_path, 0, ModelSettings(path="m"), "m", {}, Accelerator(cpu=True), SilentDisplay())
-    task = load_task(told.problems, told.rewards, byte_tokenizer, run)
+    task = load_task(told.problems, load_judges(told.rewards, run), byte_tokenizer, run)
     by_source = {problem.source: problem for problem in task.problems.train}
     assert byte_tokenizer.decode(task.problems.prompt_ids[by_source["sums"].id]) == "1+1=<think>"
 

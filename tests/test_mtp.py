@@ -9,9 +9,9 @@ from transformers.modeling_layers import MtpModel
 
 from grpo.checkpoint_names import checkpoint_tensors
 from grpo.cli import train
+from grpo.model_settings import LoraSettings, ModelSettings
 from grpo.mtp import add_predictor, predicting_decoder, predictor_input, predictor_of
 from grpo.policy import Policy, add_lora, load_policy, save_policy
-from grpo.recipe import LoraSettings, ModelSettings
 from grpo.rollout.vllm_options import can_serve
 from grpo.types import UserError
 

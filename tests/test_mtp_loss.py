@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 from grpo.batch import Trajectory, make_batch, pack
 from grpo.cli import train
 from grpo.forward import final_hidden, prepare_packing
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner, train_step
+from grpo.loss_settings import GrpoLoss, KlSettings
 from grpo.losses import make_loss
 from grpo.mtp import add_predictor, own_parameters, predicting_decoder, predictor_input, predictor_of
 from grpo.mtp_loss import MtpTerm, mtp_settings, predicted_logprobs, scores_with_mtp, shift, term_at
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import CrossEntropy, PolicyGradient
-from grpo.recipe import GrpoLoss, GrpoStage, KlSettings
 from grpo.types import TokenSequence, UserError
 
 CPU = torch.device("cpu")

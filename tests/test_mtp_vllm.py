@@ -13,18 +13,19 @@ from grpo.batch import pack
 from grpo.engine_settings import RolloutSettings
 from grpo.forward import prepare_packing
 from grpo.learner import Learner, train_step
+from grpo.model_settings import InitSettings
 from grpo.mtp import add_predictor
 from grpo.mtp_loss import MtpTerm
 from grpo.mtp_settings import SpeculativeSettings
 from grpo.objective import CrossEntropy
 from grpo.policy import Policy, save_policy
-from grpo.recipe import InitSettings, SftStage
 from grpo.rollout.collect import draft_figures
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.vllm_engine import _undisturbed
 from grpo.rollout.vllm_options import Load, vllm_options
 from grpo.scratch import make_policy
+from grpo.sft_stage import SftStage
 from grpo.types import TokenSequence
 
 if not os.environ.get("CI"):

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from grpo.batch import Trajectory, make_batch, micro_batches, pack
 from grpo.forward import prepare_packing
+from grpo.loss_settings import GrpoLoss, KlSettings, LossSettings
 from grpo.losses import LOSSES, make_loss
 from grpo.objective import CrossEntropy, PolicyGradient
 from grpo.policy import Policy, make_reference
-from grpo.recipe import GrpoLoss, KlSettings, LossSettings
 from grpo.types import TokenSequence
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from grpo.optimizer import learning_rate, make_optimizer
-from grpo.recipe import TrainingSettings
+from grpo.training_settings import TrainingSettings
 
 SCHEDULES = ["constant", "linear", "cosine"]
 

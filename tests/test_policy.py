@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grpo.checkpoint_names import checkpoint_tensors
+from grpo.model_settings import InitSettings, LoraSettings, ModelSettings
 from grpo.policy import (
     Policy,
     load_policy,
@@ -23,7 +24,6 @@ from grpo.policy import (
     trainable_parameters,
 )
 from grpo.pretrained import load_config, load_tokenizer
-from grpo.recipe import InitSettings, LoraSettings, ModelSettings
 from grpo.scratch import make_policy
 from grpo.types import UserError
 

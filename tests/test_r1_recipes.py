@@ -10,8 +10,9 @@ from transformers import AutoConfig
 
 from grpo.chain import chain
 from grpo.cli import train
-from grpo.recipe import RejectionStage, SftStage
 from grpo.recipe_file import load_recipe
+from grpo.rejection_stage import RejectionStage
+from grpo.sft_stage import SftStage
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -11,9 +11,14 @@ import yaml
 from pydantic import BaseModel
 
 from grpo.cli import train
-from grpo.recipe import EvaluateStage, GrpoStage, Recipe, RejectionStage, RewardModelStage, SftStage
+from grpo.evaluate_stage import EvaluateStage
+from grpo.grpo_stage import GrpoStage
+from grpo.recipe import Recipe
 from grpo.recipe_file import load_recipe
+from grpo.rejection_stage import RejectionStage
+from grpo.reward_model_stage import RewardModelStage
 from grpo.rewards.registry import BUILT_IN, load_rewards
+from grpo.sft_stage import SftStage
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

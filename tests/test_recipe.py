@@ -3,25 +3,17 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from grpo import recipe
-from grpo.recipe import (
-    EntropySettings,
-    EvaluateStage,
-    Gate,
-    GrpoLoss,
-    GrpoStage,
-    KlSettings,
-    LayoutSettings,
-    LossSettings,
-    ModelSettings,
-    ProblemSettings,
-    RejectionStage,
-    Settings,
-    SftStage,
-    Stage,
-    TemplateSettings,
-    TokenizerSettings,
-)
+from grpo.evaluate_stage import EvaluateStage
+from grpo.grpo_stage import GrpoStage
+from grpo.loss_settings import EntropySettings, GrpoLoss, KlSettings, LossSettings
+from grpo.model_settings import ModelSettings, TokenizerSettings
+from grpo.problem_settings import ProblemSettings, TemplateSettings
+from grpo.recipe import Stage
+from grpo.rejection_settings import LayoutSettings
+from grpo.rejection_stage import MixSettings, RejectionStage
+from grpo.reward_settings import Gate
+from grpo.settings import Settings
+from grpo.sft_stage import SftStage
 
 PROBLEMS = {"path": "p.jsonl"}
 NOTHING_HELD_OUT = {"path": "p.jsonl", "held_out": 0}
@@ -39,6 +31,7 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"kind": "plain", "separator": "--"}, "separator belongs to examples"),
+    (MixSettings, {"problems": PROBLEMS, "ratio": 0.3, "write": "<think></think>"}, r"write must hold \{completion\}"),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
     (
         ProblemSettings,
@@ -76,7 +69,10 @@ def test_what_does_not_fit_together(settings: type[Settings], values: dict[str, 
 
 
 def every_settings_class() -> list[type[BaseModel]]:
-    return [c for c in vars(recipe).values() if isinstance(c, type) and issubclass(c, Settings) and c is not Settings]
+    found: list[type[BaseModel]] = [Settings]
+    for one in found:  # which grows on the way
+        found += [more for more in one.__subclasses__() if more not in found and more.__module__.startswith("grpo.")]
+    return found[1:]
 
 
 @pytest.mark.parametrize("settings", every_settings_class(), ids=lambda c: c.__name__)

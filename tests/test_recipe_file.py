@@ -3,7 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.recipe import CispoLoss, GroupAdvantage, GrpoLoss, GrpoStage, Recipe, RlooAdvantage
+from grpo.advantage_settings import GroupAdvantage, RlooAdvantage
+from grpo.grpo_stage import GrpoStage
+from grpo.loss_settings import CispoLoss, GrpoLoss
+from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe, load_recipe
 from grpo.types import UserError
 
@@ -37,6 +40,28 @@ def sentence(folder: Path, *overrides: str, text: str = BASE) -> str:
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda f: f.stem)
 def test_recipes_that_come_along_load(file: Path) -> None:
     assert load_recipe(file).name == file.stem
+
+
+def test_an_override_changes_one_of_several_places_that_share_an_alias(tmp_path: Path) -> None:
+    text = BASE.replace("problems: {path: p.jsonl}", "problems: &p {path: p.jsonl}")
+    text = text.replace("lr: 1e-6, steps: 2}", "lr: 1e-6, steps: 2, problems: *p}")
+    first, second, _ = load(tmp_path, "stages.1.problems.path=q.jsonl", text=text).stages
+    assert (first.problems.path, second.problems.path) == ("p.jsonl", "q.jsonl")
+
+
+def test_a_reward_models_name_is_a_stage_a_hub_name_or_says_that_it_is_a_path(tmp_path: Path) -> None:
+    def read(model: str) -> str:
+        option = f"stages.1.rewards=[{{name: reward_model, options: {{model: {model}}}}}]"
+        return str(grpo_stage(load(tmp_path, option)).rewards[0].options["model"])
+
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert read("org") == "org"  # a stage, although a folder has the name
+    assert read("other/name") == "other/name"
+    assert read("./org/name") == str(tmp_path / "org" / "name")
+    with pytest.raises(
+        UserError, match=r"model org/name names a model of the hub, and .*/org/name is there too: write"
+    ):
+        read("org/name")
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 from grpo.cli import train
 from grpo.decontamination import evaluation_index, overlap
 from grpo.duplicates import KeptTexts
-from grpo.recipe import RejectionStage
+from grpo.rejection_stage import RejectionStage
 from grpo.sieve import Sieve, reasons
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 

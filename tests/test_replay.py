@@ -15,10 +15,10 @@ from grpo.batch import Trajectory, make_batch
 from grpo.correction import first_pass
 from grpo.experience import minibatches
 from grpo.experts.observe import routers_of
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner, train_step
 from grpo.losses import make_loss
 from grpo.objective import PolicyGradient
-from grpo.recipe import GrpoStage
 from grpo.rollout.vllm_requests import told_routes
 from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, TrainingFailure
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from grpo.recipe import TemplateSettings, TokenizerSettings
+from grpo.model_settings import TokenizerSettings
+from grpo.problem_settings import TemplateSettings
 from grpo.reward_reading import Card, by_conversation, by_response_alone, by_template, read_card, write_card
 from grpo.scratch import make_tokenizer
 from grpo.summary import summary_of

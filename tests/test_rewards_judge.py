@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.judge import neighbours, verdict
 from grpo.rewards.registry import load_reward
 from grpo.rewards.score import Scoring, score

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import check_columns, load_reward, load_rewards
 from grpo.rewards.score import score
 from grpo.types import Completion, Group, Problem, UserError

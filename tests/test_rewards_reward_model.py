@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from grpo.recipe import RewardSettings, TemplateSettings, TokenizerSettings
+from grpo.model_settings import TokenizerSettings
+from grpo.problem_settings import TemplateSettings
 from grpo.reward_reading import Card, by_template, write_card
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.preference_models import check_models, with_models
 from grpo.rewards.registry import load_reward
 from grpo.rewards.score import score

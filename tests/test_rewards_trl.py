@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from grpo.recipe import RewardSettings
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rewards.score import Scoring, score
 from grpo.types import Completion, Group, Problem

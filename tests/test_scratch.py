@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo.model_settings import InitSettings, TokenizerSettings
 from grpo.policy import save_policy
-from grpo.recipe import InitSettings, TokenizerSettings
 from grpo.scratch import make_config, make_policy, make_tokenizer
 from grpo.types import UserError
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.sources import problem_id, read_problems
 from grpo.types import UserError
 

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from grpo.recipe import ProblemSettings
+from grpo.problem_settings import ProblemSettings
 from grpo.sources import read_problems
 from grpo.tasks.arithmetic import sums
 from grpo.tasks.gym import gym_rows

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from grpo.recipe import TemplateSettings
+from grpo.problem_settings import TemplateSettings
 from grpo.templates import encode_example, leading_special_ids, make_template
 from grpo.types import Problem, UserError
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from grpo.cli import main
 from grpo.convert.upcycle import Upcycling, slices, upcycle
 from grpo.convert.weights import Tensors, TensorWriter
+from grpo.model_settings import ModelSettings
 from grpo.policy import Policy, load_policy, save_policy
-from grpo.recipe import ModelSettings
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SETTINGS = Upcycling(experts=4, top_k=2)

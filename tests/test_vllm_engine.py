@@ -15,8 +15,8 @@ import grpo.rollout.vllm_worker
 from grpo.convert.upcycle import Upcycling, upcycle
 from grpo.engine_settings import RolloutSettings
 from grpo.experts.observe import bias_buffers
+from grpo.model_settings import InitSettings, LoraSettings, ModelSettings, TokenizerSettings
 from grpo.policy import Policy, load_policy, save_policy
-from grpo.recipe import InitSettings, LoraSettings, ModelSettings, TokenizerSettings
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.transformers_engine import TransformersEngine

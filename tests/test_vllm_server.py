@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from grpo.engine_settings import RolloutSettings
+from grpo.model_settings import InitSettings, ModelSettings, TokenizerSettings
 from grpo.policy import Policy, load_policy, save_policy
-from grpo.recipe import InitSettings, ModelSettings, TokenizerSettings
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.server_engine import ServerEngine

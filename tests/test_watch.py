@@ -8,7 +8,7 @@ import pytest
 
 from grpo.display import SilentDisplay
 from grpo.evaluation import wilson_interval
-from grpo.recipe import GrpoStage
+from grpo.grpo_stage import GrpoStage
 from grpo.stages.grpo_parts import watch, watched_rewards
 from grpo.watch import watched
 

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
+from grpo.loss_settings import LossSettings
 from grpo.losses.cispo import cispo_loss
 from grpo.losses.dapo import dapo_loss
 from grpo.losses.dr_grpo import dr_grpo_loss
@@ -13,7 +14,6 @@ from grpo.losses.grpo import grpo_loss
 from grpo.losses.gspo import gspo_loss
 from grpo.losses.sapo import sapo_loss
 from grpo.losses.surrogate import TokenLoss
-from grpo.recipe import LossSettings
 
 __all__ = ["LOSSES", "Loss", "TokenLoss", "make_loss"]
 

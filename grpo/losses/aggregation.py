@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from grpo.recipe import Aggregation
+from grpo.loss_settings import Aggregation
 
 
 def sequence_weights(

@@ -4,24 +4,27 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from grpo.evaluate_stage import EvaluateStage
 from grpo.evaluation import is_right
 from grpo.evaluation_table import table
 from grpo.files import full_disk_is_an_answer, sync, write_atomic
 from grpo.held_out import chosen_problems
 from grpo.metrics import Clock, RunLog, completion_row, json_line
 from grpo.policy import Policy, load_policy
-from grpo.recipe import EvaluateStage, ProblemSettings, RewardSettings, TemplateSettings
+from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.recorded import INTERVALS, Figures, Wanted, figures_of, from_row
+from grpo.reward_settings import RewardSettings
 from grpo.rewards.answers.compare import Tolerance
+from grpo.rewards.registry import Reward
 from grpo.rewards.voting import found_answer
 from grpo.rollout.engine import Engine, Sampling
 from grpo.rollout.make_engine import Work, make_engine, probe_of
 from grpo.rollout.stopping import decode
 from grpo.rollout.weights import WeightPush
 from grpo.run import StageRun
-from grpo.task import Task, ask, judge, load_task
+from grpo.task import Task, ask, judge, load_judges, load_task
 from grpo.templates import opened
 from grpo.types import Problem, ScoredGroup
 
@@ -39,11 +42,12 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
     log = RunLog.open(run.folder, run.folder.name, run.accelerator, done["log"])
     templates: list[str] = [*stage.templates]
     asked = [(name, template) for name in models for template in templates]
+    judges = load_judges(stage.rewards, run)
     run.display.stage(run.number, run.folder.name, stage.kind, len(asked))
     for name, path in models.items():
         steps = {template: asked.index((name, template)) + 1 for template in templates}
         if any(key_of(name, template) not in rows for template in templates):
-            for template, figures, samples in evaluate(stage, run, name, path, steps, rows):
+            for template, figures, samples in evaluate(stage, run, _Asked(name, path, steps), judges, rows):
                 rows[key_of(name, template)] = figures
                 log.write(steps[template], figures, samples, model=name, template=template)
                 _write_progress(run, rows, log)
@@ -73,14 +77,23 @@ def key_of(model: str, template: str) -> str:
     return f"{model}/{template}"
 
 
+class _Asked(NamedTuple):
+    """A model that is evaluated, and under which step it is logged with each template."""
+
+    name: str
+    path: str
+    steps: Mapping[str, int]
+
+
 def evaluate(
-    stage: EvaluateStage, run: StageRun, name: str, path: str, steps: Mapping[str, int], known: Mapping[str, Figures]
+    stage: EvaluateStage, run: StageRun, asked: _Asked, judges: tuple[Reward, ...], known: Mapping[str, Figures]
 ) -> Iterator[tuple[str, Figures, list[Row]]]:
     """The figures of one model with each template that is not `known`, and its completions, rows of `samples.jsonl`."""
+    name, path, steps = asked
     policy = load_policy(run.model.model_copy(update={"lora": None}), path)
     policy.model.to(run.accelerator.device)
     tasks = {
-        template: load_task(problems_in(stage.problems, template), stage.rewards, policy.tokenizer, run)
+        template: load_task(problems_in(stage.problems, template), judges, policy.tokenizer, run)
         for template in stage.templates
     }
     prompts = [ids for task in tasks.values() for ids in _prompts(task, stage)]

@@ -7,10 +7,10 @@ from grpo.correction import first_pass
 from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.experts.health import step_load
 from grpo.feed import after, curriculum_figures
+from grpo.grpo_stage import GrpoStage
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
-from grpo.recipe import GrpoStage
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
 from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures, watch

@@ -15,6 +15,7 @@ from grpo.experience import has_entropy_bonus
 from grpo.experts.load import balance_of
 from grpo.feed import check_feed, make_feed
 from grpo.forward import packs
+from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
 from grpo.journal import Rollout
 from grpo.kl_reward import sequence_kl
@@ -26,7 +27,6 @@ from grpo.mtp_loss import mtp_settings, term_at
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
-from grpo.recipe import GrpoStage
 from grpo.rewards.registry import PREFERENCES
 from grpo.rollout.engine import Engine
 from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
@@ -35,7 +35,7 @@ from grpo.rollout.weights import WeightPush
 from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
-from grpo.task import Task, load_task
+from grpo.task import Task, load_judges, load_task
 from grpo.training import Training, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
 from grpo.watch import warning, watched
@@ -93,7 +93,7 @@ class Parts:
 def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     """Load and check everything before anything is sampled, then go on from the newest checkpoint."""
     policy = starting_policy(run)
-    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
+    task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
     check_feed(feed, stage.problems, stage.prompts_per_step)
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too

@@ -21,7 +21,7 @@ from grpo.files import write_atomic
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
 from grpo.metrics import Clock, RunLog
 from grpo.policy import Policy, load_policy
-from grpo.recipe import MixSettings, RejectionStage
+from grpo.rejection_stage import MixSettings, RejectionStage
 from grpo.rewards.score import reward_figures
 from grpo.rollout.collect import rollout_figures
 from grpo.rollout.engine import Engine, Sampling
@@ -31,7 +31,7 @@ from grpo.rollouts import check_failures
 from grpo.run import StageRun
 from grpo.sieve import KEPT, Sieve
 from grpo.sources import origin, read_problems
-from grpo.task import Task, ask, judge, load_task
+from grpo.task import Task, ask, judge, load_judges, load_task
 from grpo.templates import opened
 from grpo.types import Problem, TrainingFailure, UserError
 
@@ -42,7 +42,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         return
     policy = load_policy(run.model.model_copy(update={"lora": None}), run.start_model)
     policy.model.to(run.accelerator.device)
-    task = load_task(stage.problems, stage.rewards, policy.tokenizer, run)
+    task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     index = _evaluations(stage, run)
     problems = _clean_problems(task, index, stage, run)
     chunks = [problems[i : i + stage.problems_per_chunk] for i in range(0, len(problems), stage.problems_per_chunk)]
@@ -175,7 +175,7 @@ def _mixed(
     """As many other examples as the ratio says, from the same share of prompts that is trained on elsewhere."""
     read = [problem for source in mix.problems.each for problem in read_problems(source, run.seed)]
     every, _ = split(read, max(source.held_out for source in stage.problems.each))
-    texts = [(problem, str(problem.columns[mix.completion_column])) for problem in every]
+    texts = [(problem, mix.written(str(problem.columns[mix.completion_column]))) for problem in every]
     clean = [problem for problem, text in texts if index is None or overlap(index, problem.prompt, text) is None]
     wanted = round(kept * mix.ratio)
     if wanted > len(clean) and mix.problems.too_few == "error":
@@ -186,7 +186,7 @@ def _mixed(
         wanted = len(clean)
     drawn = draw(clean, run.seed, 0, wanted) if clean else []
     name = Path(origin(mix.problems)).name
-    return [data_row(p.prompt, str(p.columns[mix.completion_column]), p.columns, name) for p in drawn]
+    return [data_row(p.prompt, mix.written(str(p.columns[mix.completion_column])), p.columns, name) for p in drawn]
 
 
 def _check_kept(sieve: Sieve, run: StageRun) -> None:

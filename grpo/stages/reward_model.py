@@ -10,7 +10,7 @@ from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.policy import Policy, add_lora
 from grpo.preference import Example, PreferenceLoss, evaluated, preference_batches
-from grpo.recipe import RewardModelStage
+from grpo.reward_model_stage import RewardModelStage
 from grpo.reward_reading import Card, Read, by_template, write_card
 from grpo.run import StageRun
 from grpo.scalar_model import load_scalar_model

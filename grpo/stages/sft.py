@@ -17,8 +17,8 @@ from grpo.metrics import Clock, peak_memory_mb
 from grpo.mtp_loss import MtpTerm, mtp_settings, term_at
 from grpo.mtp_settings import UNMOVED, MtpSettings
 from grpo.objective import CrossEntropy
-from grpo.recipe import SftStage
 from grpo.run import StageRun
+from grpo.sft_stage import SftStage
 from grpo.split import split
 from grpo.templates import encode_example, make_template
 from grpo.training import advance, finish, resume, save_if_due, starting_policy
