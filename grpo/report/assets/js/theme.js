@@ -1,0 +1,49 @@
+"use strict";
+// Light or dark: as the system has it, until the reader says otherwise. Pictures are drawn again when it changes.
+
+const REDRAWN = [];
+const THEMES = ["auto", "light", "dark"];
+
+function onTheme(draw) {
+  REDRAWN.push(draw);
+}
+
+function themeChanged() {
+  REDRAWN.forEach((draw) => draw());
+}
+
+/** The colour behind a variable of the style sheet, as canvases want it. */
+function colour(name) {
+  const probe = document.getElementById("probe") || document.body.appendChild(el("i.hidden", { id: "probe", "aria-hidden": "true" }));
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
+}
+
+function lineColour(number) {
+  return colour(`c${number % 8}`);
+}
+
+/** A colour, so that what is behind it can be seen. */
+function faint(colourText, opacity) {
+  const [r, g, b] = colourText.match(/[\d.]+/g);
+  return `rgba(${r}, ${g}, ${b}, ${opacity})`;
+}
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  themeChanged();
+}
+
+function themeButton() {
+  let theme = 0;
+  const button = el("button", { type: "button", id: "theme", title: "Light or dark" }, "Theme: auto");
+  button.addEventListener("click", () => {
+    theme = (theme + 1) % THEMES.length;
+    button.textContent = `Theme: ${THEMES[theme]}`;
+    setTheme(THEMES[theme]);
+  });
+  return button;
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themeChanged);
