@@ -22,7 +22,7 @@ Groups = Mapping[str, Runs]
 class Spec:
     """A chart to draw where one of its figures was measured. `figures` are names of metrics.jsonl with their labels.
 
-    A `share` goes from 0 to 1. `log` is for figures of several orders of magnitude.
+    A `share` goes from 0 to 1. `log` is for figures of several orders of magnitude. What a stage is about is `main`.
     """
 
     title: str
@@ -30,6 +30,7 @@ class Spec:
     about: str = ""
     unit: Unit = "number"
     log: bool = False
+    main: bool = False
 
 
 def rows_of(groups: Sequence[Group], key: str) -> dict[str, Runs]:
@@ -60,6 +61,7 @@ def _chart(spec: Spec, title: str, lines: Sequence[Series | None]) -> list[dict[
             "title": title,
             "about": spec.about,
             "unit": spec.unit,
+            "main": spec.main,
             "log": spec.log and any(value > 0 for line in drawn for value in line.values),
             **aligned(drawn),
         }
@@ -98,10 +100,10 @@ def preference_charts(groups: Groups) -> list[dict[str, Any]]:
         drawn = [line for line in lines if line is not None]
         if drawn and accuracy is not None:
             parted = sorted({row["step"] for rows in runs for row in rows if row.get("watch/parted")})
-            spec = Spec("Preference and held-out accuracy", {}, "A preference that rises while accuracy falls is gamed.")
+            spec = Spec("Preference and held-out accuracy", {}, "A preference that rises while accuracy falls is gamed.", "share")
             title = spec.title if len(groups) == 1 else f"{spec.title}: {label}"
             (chart,) = _chart(spec, title, [accuracy, *drawn])
-            charts.append(chart | {"right": [line.label for line in drawn], "marks": parted, "wide": True})
+            charts.append(chart | {"right": [line.label for line in drawn], "marks": parted, "wide": True, "main": True})
     return charts
 
 
@@ -111,7 +113,7 @@ def time_chart(groups: Groups) -> list[dict[str, Any]]:
     for label, runs in groups.items():
         lines = [line for phase in PHASES if (line := series(phase, runs, f"time/{phase}")) is not None]
         if lines:
-            spec = Spec("Where a step's time goes", {}, "Seconds of each phase, stacked.", unit="seconds")
+            spec = Spec("Where a step's time goes", {}, "Seconds of each phase, stacked.", "seconds", main=True)
             title = spec.title if len(groups) == 1 else f"{spec.title}: {label}"
             without_bands = [Series(line.label, line.steps, line.values) for line in lines]
             charts += [chart | {"stacked": True} for chart in _chart(spec, title, without_bands)]

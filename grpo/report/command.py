@@ -42,6 +42,15 @@ def write_report(runs: Sequence[Run], out: Path, samples: int = MOST) -> int:
     return len(content)
 
 
+def leave_report(folder: Path) -> str:
+    """Write the report of a run that ends, however it ends, and say where it is or why there is none."""
+    try:
+        write_report([read_run(folder)], folder / REPORT)
+    except Exception as error:  # whatever is wrong with a page, it is not to cost the run, nor to hide how that ended
+        return f"{REPORT} could not be written: {type(error).__name__}: {error}"
+    return f"report: {folder / REPORT}"
+
+
 def findings_of(run: Run) -> Sequence[Finding] | None:
     """What is wrong with a run; None, since nobody looks yet."""
     return None

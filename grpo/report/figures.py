@@ -1,21 +1,24 @@
 """Which charts tell the story of a stage of each kind, and in which order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from grpo.report.charts import Groups, Spec, draw, preference_charts, time_chart
 
-REWARD = Spec("Reward", {"reward/mean": "total"}, "Mean over the completions of a step, weights applied.")
+REWARD = Spec("Reward", {"reward/mean": "total"}, "Mean over the completions of a step, weights applied.", main=True)
 ACCURACY = Spec(
     "Held-out accuracy",
     {"evaluation/accuracy": "greedy accuracy"},
     "On problems that are never trained on, with its 95 % interval.",
     unit="share",
+    main=True,
 )
 LENGTH = Spec(
     "Completion length",
     {"completion/length_mean": "mean", "completion/length_max": "longest", "completion/limit": "limit"},
     "Tokens.",
+    main=True,
 )
 CUT = Spec("Cut at the limit", {"completion/truncated": "share"}, "Completions that did not end by themselves.", "share")
 SIGNAL = Spec(
@@ -23,6 +26,7 @@ SIGNAL = Spec(
     {"groups/zero_std": "share"},
     "All rewards of the group are equal, so that it teaches nothing.",
     "share",
+    main=True,
 )
 ENTROPY = Spec("Entropy", {"entropy": "entropy"}, "Of the policy, nats a token.")
 KL = Spec("KL to the reference", {"kl": "KL"}, "Nats a token.")
@@ -36,6 +40,7 @@ CLIPPED = Spec("Clipped ratios", {"ratio/clipped": "share"}, "Tokens whose ratio
 GRADIENT = Spec("Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 RATE = Spec("Learning rate", {"lr": "lr"})
 LOSS = Spec("Loss", {"loss": "loss"})
+TRAINING_LOSS = replace(LOSS, main=True)
 SPEED = Spec(
     "Throughput", {"tokens/rollout_per_s": "sampled", "tokens/learn_per_s": "learned"}, "Tokens a second."
 )
@@ -55,17 +60,18 @@ REWARD_MODEL_ACCURACY = Spec(
     {"evaluation/accuracy": "held out"},
     "Pairs in the right order, or labels met, with the 95 % interval.",
     "share",
+    main=True,
 )
-REWARD_MODEL_LOSS = Spec("Loss", {"loss": "training", "evaluation/loss": "held out"})
+REWARD_MODEL_LOSS = Spec("Loss", {"loss": "training", "evaluation/loss": "held out"}, main=True)
 CALIBRATION = Spec("Calibration error", {"evaluation/calibration_error": "held out"}, "0 is calibrated.")
 SCORES = Spec("Scores", {"score/mean": "mean", "score/margin": "margin"}, "Of the training step.")
 
 ROUTERS = (BALANCE, ROUTING, DEAD, REROUTED)
 SPECS: dict[str, Sequence[Spec]] = {
     "grpo": (
-        LENGTH, CUT, SIGNAL, ENTROPY, KL, MISMATCH, CLIPPED, GRADIENT, LOSS, RATE, MTP, DRAFTS, *ROUTERS, SPEED, MEMORY
+        LENGTH, SIGNAL, CUT, ENTROPY, KL, MISMATCH, CLIPPED, GRADIENT, LOSS, RATE, MTP, DRAFTS, *ROUTERS, SPEED, MEMORY
     ),
-    "sft": (LOSS, MTP, GRADIENT, RATE, *ROUTERS, SPEED, MEMORY),
+    "sft": (TRAINING_LOSS, MTP, GRADIENT, RATE, *ROUTERS, SPEED, MEMORY),
     "reward_model": (REWARD_MODEL_LOSS, REWARD_MODEL_ACCURACY, CALIBRATION, SCORES, GRADIENT, RATE, SPEED, MEMORY),
     "rejection": (REWARD, LENGTH, CUT, SPEED),
 }  # fmt: skip
@@ -113,6 +119,7 @@ def _parts(groups: Groups) -> Spec:
         "Rewards by name",
         {name: name.removeprefix("reward/") for name in parts},
         "Means over the completions that each applies to, before weights.",
+        main=True,
     )
 
 

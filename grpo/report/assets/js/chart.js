@@ -2,7 +2,7 @@
 // Charts over steps, drawn by uPlot. Those of a stage share their cursor.
 
 const HEIGHT = 190;
-const FEW_POINTS = 40;
+const FEW_POINTS = 25;
 const CHARTS = new Set();
 
 /** A chart with its caption and legend; it is drawn once it has a width. */
@@ -42,6 +42,7 @@ function plotNow(drawn, width) {
   drawn.u = new uPlot({
     width, height: HEIGHT,
     legend: { show: false },
+    padding: [10, 14, 0, 0],
     cursor: { sync: { key: drawn.stage }, y: false, points: { size: 6 } },
     scales: { x: { time: false, range: stepRange }, y: valueScale(chart), right: {} },
     axes: axes(chart),

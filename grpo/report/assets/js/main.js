@@ -7,7 +7,7 @@ function build() {
   const results = story.stages.filter(table);
   const content = [
     header(story), tiles(story), findings(story), comparison(story), results.length ? resultsPart(results) : null,
-    part("stages", "Stages", null, plan(story)), story.stages.filter((stage) => !table(stage)).map((stage) => stagePart(stage, story)),
+    story.runs.length > 1 ? null : part("stages", "Stages", null, plan(story)), story.stages.filter((stage) => !table(stage)).map((stage) => stagePart(stage, story)),
     samplesPart(story), settingsPart("recipe", "Recipe", story.recipe, story.runs), settingsPart("environment", "Environment", story.environment, story.runs), footer(story),
   ].flat().filter(Boolean);
   document.getElementById("content").replaceChildren(...content);

@@ -14,12 +14,17 @@ function stagePart(stage, story) {
     stage.table && stage.table.lines.length ? el("div.card", {}, evaluationTable(stage.table)) : null,
     stage.reasons.map((one) => reasonsTable(one, several)),
     stage.phases.map((one) => phaseBar(one, several)),
-    stage.charts.length ? el("div.charts", {}, stage.charts.map((chart) => chartFigure(chart, stage.key))) : null,
+    chartGrid("div.charts", stage.charts.filter((chart) => chart.main), stage),
+    chartGrid("div.charts.small", stage.charts.filter((chart) => !chart.main), stage),
     stage.load.map((load) => heatmap(load, story.runs.length > 1)),
     others(stage),
   ].flat().filter(Boolean);
   return part(stageId(stage.name), stage.name, el("span.soft", {}, KINDS[stage.kind] || stage.kind),
     content.length ? content : el("p.soft", {}, "Nothing has been written by this stage yet."));
+}
+
+function chartGrid(place, charts, stage) {
+  return charts.length ? el(place, {}, charts.map((chart) => chartFigure(chart, stage.key))) : null;
 }
 
 const PHASE_COLOURS = ["rollout", "reward", "learn", "sync", "evaluate"];
@@ -39,7 +44,7 @@ function phaseBar({ run, phases }, named) {
 /** Charts that few look for are drawn when they are asked for. */
 function others(stage) {
   if (!stage.others.length) return null;
-  const place = el("div.charts");
+  const place = el("div.charts.small");
   const details = el("details.others", {}, el("summary", {}, `${plural(stage.others.length, "more figure")}`), place);
   details.addEventListener("toggle", () => {
     if (details.open && !place.childElementCount) place.append(...stage.others.map((chart) => chartFigure(chart, stage.key)));

@@ -101,7 +101,7 @@ function comparison(story) {
     ["accuracy before", "after", ...stages.map((stage) => `reward, ${stage}`), "time"].map((name) => el("th.num", {}, name)));
   return part("runs", "Runs", null, el("div.card.scroll", {}, el("table", {},
     el("caption", {}, "Accuracy on held-out problems of the first and the last model, with 95 % intervals; reward of the first and the last five steps."),
-    el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))));
+    el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))), el("details.others", {}, el("summary", {}, "Stages of every run"), plan(story)));
 }
 
 function rewardCell(reward) {

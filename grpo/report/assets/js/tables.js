@@ -3,7 +3,7 @@
 
 function cell(figure, shown) {
   if (!figure) return el("td.num.soft", {}, NOTHING);
-  return el("td.num", {}, shown(figure.value), figure.low == null ? null : [
+  return el("td.num", {}, shown(figure.value), figure.low == null || figure.low === figure.high ? null : [
     el("span.range", {}, `${shown(figure.low)} – ${shown(figure.high)}`),
     figure.low >= 0 && figure.high <= 1 ? intervalBar(figure) : null,
   ]);
