@@ -22,7 +22,7 @@ from grpo.report.run import read_run
 
 GROUP, GROUPS = 10, 10
 """Completions of a problem, and problems of a step."""
-WORDS = "so we have the sum of and then is carry one digit next plus minus equals answer check again let me see".split()
+WORDS = ("so", "we", "have", "the", "sum of", "carry", "one", "digit", "plus", "equals", "check", "again", "let", "me")
 LAUNCH = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -146,7 +146,9 @@ def measure(page: Path) -> dict[str, float]:
         drawn = tab.evaluate("performance.getEntriesByName('report-ready')[0].startTime / 1000")
         tab.wait_for_selector("html[data-samples=ready]")
         listed = tab.evaluate("performance.getEntriesByName('samples-ready')[0].startTime / 1000")
-        searched = [_filtered(tab, "input[name=text]", text) for text in ("carry one", "check again let", "42</answer>")]
+        searched = [
+            _filtered(tab, "input[name=text]", text) for text in ("carry one", "check again let me", "42</answer>")
+        ]
         scrolled = [_scrolled(tab, share) for share in (0.2, 0.5, 0.9)]
         browser.close()
     return {"load": opened, "drawn": drawn, "listed": listed, "search": median(searched), "scroll": median(scrolled)}

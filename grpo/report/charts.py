@@ -100,10 +100,17 @@ def preference_charts(groups: Groups) -> list[dict[str, Any]]:
         drawn = [line for line in lines if line is not None]
         if drawn and accuracy is not None:
             parted = sorted({row["step"] for rows in runs for row in rows if row.get("watch/parted")})
-            spec = Spec("Preference and held-out accuracy", {}, "A preference that rises while accuracy falls is gamed.", "share")
+            spec = Spec(
+                "Preference and held-out accuracy",
+                {},
+                "A preference that rises while accuracy falls is gamed.",
+                "share",
+            )
             title = spec.title if len(groups) == 1 else f"{spec.title}: {label}"
             (chart,) = _chart(spec, title, [accuracy, *drawn])
-            charts.append(chart | {"right": [line.label for line in drawn], "marks": parted, "wide": True, "main": True})
+            charts.append(
+                chart | {"right": [line.label for line in drawn], "marks": parted, "wide": True, "main": True}
+            )
     return charts
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from grpo.report.run import Run, Stage
@@ -65,7 +65,8 @@ def keyed(run: Run) -> dict[str, Stage]:
 def _label(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    common = commonprefix(list(names)).rstrip("-_. ") or names[0]
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in same).rstrip("-_. ") or names[0]
     return f"{common} ({len(names)} seeds)"
 
 
@@ -87,7 +88,9 @@ def flattened(value: Any, name: str = "") -> list[tuple[str, str]]:
     [('stages[0].lr', '0.001'), ('stages[0].stop', '[]')]
     """
     if isinstance(value, Mapping) and value:
-        return [leaf for key, entry in value.items() for leaf in flattened(entry, f"{name}.{key}" if name else str(key))]
+        return [
+            leaf for key, entry in value.items() for leaf in flattened(entry, f"{name}.{key}" if name else str(key))
+        ]
     if isinstance(value, list) and any(isinstance(entry, Mapping | list) for entry in value):
         return [leaf for place, entry in enumerate(value) for leaf in flattened(entry, f"{name}[{place}]")]
     return [(name, _written(value))]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpo.report.charts import Groups, Spec, draw, preference_charts, time_chart
+from grpo.report.run import PHASES
 
 REWARD = Spec("Reward", {"reward/mean": "total"}, "Mean over the completions of a step, weights applied.", main=True)
 ACCURACY = Spec(
@@ -20,7 +21,9 @@ LENGTH = Spec(
     "Tokens.",
     main=True,
 )
-CUT = Spec("Cut at the limit", {"completion/truncated": "share"}, "Completions that did not end by themselves.", "share")
+CUT = Spec(
+    "Cut at the limit", {"completion/truncated": "share"}, "Completions that did not end by themselves.", "share"
+)
 SIGNAL = Spec(
     "Groups without signal",
     {"groups/zero_std": "share"},
@@ -41,9 +44,7 @@ GRADIENT = Spec("Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 RATE = Spec("Learning rate", {"lr": "lr"})
 LOSS = Spec("Loss", {"loss": "loss"})
 TRAINING_LOSS = replace(LOSS, main=True)
-SPEED = Spec(
-    "Throughput", {"tokens/rollout_per_s": "sampled", "tokens/learn_per_s": "learned"}, "Tokens a second."
-)
+SPEED = Spec("Throughput", {"tokens/rollout_per_s": "sampled", "tokens/learn_per_s": "learned"}, "Tokens a second.")
 MEMORY = Spec("Peak memory", {"memory/peak_mb": "MB"})
 BALANCE = Spec(
     "Balance of experts",
@@ -152,6 +153,6 @@ def _names(groups: Groups) -> list[str]:
 
 
 def _drawn_elsewhere(name: str) -> bool:
-    if name.startswith(("reasons/", "watch/")) or name in ("time/rollout", "time/reward", "time/learn", "time/sync"):
+    if name.startswith(("reasons/", "watch/")) or name in [f"time/{phase}" for phase in PHASES]:
         return True
     return name.endswith(("_low", "_high")) or (name.startswith("reward/") and name.rpartition("/")[2] in OUTCOMES)

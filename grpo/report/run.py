@@ -18,7 +18,7 @@ PHASES = ("rollout", "reward", "learn", "sync", "evaluate")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run. `rows` are its figures in the order of their steps, the newest of a step that is there twice."""
+    """A stage of a run. `rows` are its figures in the order of their steps, each step's newest."""
 
     name: str
     kind: str
@@ -91,7 +91,9 @@ def number(value: Any) -> float | None:
 def _recipe(folder: Path) -> dict[str, Any]:
     file = folder / RECIPE
     if not file.is_file():
-        raise UserError(f"{folder}: expected the folder of a run, found no {RECIPE} in it; name one that grpo-train made")
+        raise UserError(
+            f"{folder}: expected the folder of a run, found no {RECIPE} in it; name one that grpo-train made"
+        )
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -14,10 +14,10 @@ from grpo.report.run import Run
 FILES = ("samples.jsonl", "candidates.jsonl")
 MOST = 20_000
 """Completions of a report, unless told otherwise."""
-MOST_BYTES = 20 * 2**20
+MOST_BYTES = 16 * 2**20
 """Of the page that completions may take: with the rest it stays well under 30 MB."""
-READ_AT_ONCE = 80 * 2**20
-"""Bytes of logs beyond which not everything is tried: text compresses about four to one."""
+READ_AT_ONCE = 48 * 2**20
+"""Bytes of logs that are packed at most: a browser unpacks them in about two seconds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GroupPlace:
 
 @dataclass(frozen=True)
 class Packed:
-    """Completions as the page holds them: JSON, compressed, in base64. `count` of `total` are in it, in whole groups."""
+    """Completions as the page holds them: JSON, compressed, in base64; `count` of `total`, in whole groups."""
 
     text: str
     count: int
@@ -103,8 +103,8 @@ def _group(group: GroupPlace, prompts: dict[str, int]) -> dict[str, Any]:
 
 
 KEPT = (
-    "completion", "tokens", "rewards", "total", "advantage", "finish", "weight_version", "mask_reason", "greedy", "right",
-    "found", "reason", "detail", "token_logprobs", "token_lengths",
+    "completion", "tokens", "rewards", "total", "advantage", "finish", "weight_version", "mask_reason", "greedy",
+    "right", "found", "reason", "detail", "token_logprobs", "token_lengths",
 )  # fmt: skip
 
 

@@ -107,7 +107,9 @@ def _accuracy(run: Run) -> dict[str, Any] | None:
         for stage in reversed(stages):
             rows = [row for row in stage.rows if number(row.get(name)) is not None]
             if rows:
-                ends = [{end: short(row.get(name + end)) for end in ("", "_low", "_high")} for row in (rows[0], rows[-1])]
+                ends = [
+                    {end: short(row.get(name + end)) for end in ("", "_low", "_high")} for row in (rows[0], rows[-1])
+                ]
                 shown = [{"value": e[""], "low": e["_low"], "high": e["_high"]} for e in ends]
                 names = [str(row.get("model", f"step {row['step']}")) for row in (rows[0], rows[-1])]
                 return {"stage": stage.name, "first": shown[0], "last": shown[1], "names": names, "rows": len(rows)}

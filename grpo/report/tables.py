@@ -79,7 +79,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def reasons(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """How many candidates were kept, and why the others were not: the counts of the last chunk, which hold all before."""
+    """How many candidates were kept, and why the others were not: the last chunk's counts hold those before."""
     totals: dict[str, float] = {}
     for stage in stages:
         last: Mapping[str, Any] = stage.rows[-1] if stage.rows else {}
