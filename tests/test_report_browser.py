@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import yaml
 
 from grpo.plugins import load_object
 from grpo.report.command import write_report
+from grpo.report.page import page
 from grpo.report.run import read_run
+from grpo.report.samples import pack_samples
+from grpo.report.story import Examined, story
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'grpo-train[test]'")
 write_run = load_object(f"{Path(__file__).parents[1] / 'benchmarks' / 'report.py'}:write_run")
@@ -40,17 +44,27 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def open_page(browser: Any, page: Path, scheme: str = "light") -> Any:
+def open_page(browser: Any, file: Path, scheme: str = "light") -> Any:
     """The page once everything is there, in a laptop's window. An error of a script is an error of the test."""
     tab = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
     tab.wrong = []
     tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
     tab.on("console", lambda said: tab.wrong.append(said.text) if said.type == "error" else None)
     tab.on("request", lambda request: None if request.url.startswith("file:") else tab.wrong.append(request.url))
-    tab.goto(page.as_uri())
+    tab.goto(file.as_uri())
     tab.wait_for_selector("html[data-samples=ready]")
     assert tab.wrong == []
     return tab
+
+
+@dataclass(frozen=True)
+class Found:
+    name: str = HOSTILE
+    stage: str = HOSTILE
+    first_step: int = 1
+    last_step: int = 2
+    evidence: str = HOSTILE
+    change: str = HOSTILE
 
 
 def report_of(folders: list[Path], out: Path) -> Path:
@@ -237,7 +251,11 @@ def write_hostile(folder: Path) -> Path:
 
 @pytest.mark.parametrize("mode", ["As it is", "Rendered", "Token probabilities"])
 def test_hostile_text_stays_text(mode: str, browser: Any, tmp_path: Path) -> None:
-    tab = open_page(browser, report_of([write_hostile(tmp_path / "hostile")], tmp_path / "hostile.html"))
+    run = read_run(write_hostile(tmp_path / "hostile"))
+    file = tmp_path / "hostile.html"
+    file.write_bytes(page(story([Examined(run, [Found()])]), pack_samples([run])).encode())
+    tab = open_page(browser, file)
+    assert tab.locator("section").first.locator(".finding h3").text_content() == HOSTILE
     tab.get_by_label(mode).check()
     body = tab.locator(".completion .body")
     assert tab.title().startswith("hostile")
@@ -256,9 +274,9 @@ def test_hostile_text_stays_text(mode: str, browser: Any, tmp_path: Path) -> Non
 
 
 def test_ten_thousand_completions_have_few_rows(browser: Any, tmp_path: Path) -> None:
-    page = report_of([write_run(tmp_path / "long", 10_000, 8)], tmp_path / "long.html")
-    assert page.stat().st_size < 30 * 2**20
-    tab = open_page(browser, page)
+    file = report_of([write_run(tmp_path / "long", 10_000, 8)], tmp_path / "long.html")
+    assert file.stat().st_size < 30 * 2**20
+    tab = open_page(browser, file)
     assert count(tab) == "10,000 of 10,000"
     tab.locator(".list").focus()
     tab.keyboard.press("End")

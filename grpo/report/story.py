@@ -122,7 +122,7 @@ def _rewards(run: Run) -> list[dict[str, Any]]:
     for stage in run.stages:
         values = [value for row in stage.rows if (value := number(row.get("reward/mean"))) is not None]
         if stage.kind == "grpo" and values:
-            size = min(ENDS, len(values))
+            size = max(1, min(ENDS, len(values) // 2))
             found.append(
                 {
                     "stage": stage.name,

@@ -36,7 +36,7 @@ function resized(drawn) {
 
 function plotNow(drawn, width) {
   const { chart } = drawn;
-  const colours = chart.lines.map((_, number) => lineColour(number));
+  const colours = chart.lines.map((line, number) => (chart.stacked ? colour(phaseShade(line.label)) : lineColour(number)));
   const lines = chart.stacked ? stackedLines(chart, colours) : bandedLines(chart, colours);
   showLegend(drawn, colours);
   drawn.u = new uPlot({

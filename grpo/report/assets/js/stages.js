@@ -27,15 +27,9 @@ function chartGrid(place, charts, stage) {
   return charts.length ? el(place, {}, charts.map((chart) => chartFigure(chart, stage.key))) : null;
 }
 
-const PHASE_COLOURS = ["rollout", "reward", "learn", "sync", "evaluate"];
-
 function phaseBar({ run, phases }, named) {
   const total = phases.reduce((sum, one) => sum + one.seconds, 0);
-  const parts = phases.map(({ phase, seconds: spent }) => {
-    const number = PHASE_COLOURS.indexOf(phase);
-    const shade = number < 0 ? "var(--strong-line)" : `var(--c${number})`;
-    return { phase, spent, shade };
-  });
+  const parts = phases.map(({ phase, seconds: spent }) => ({ phase, spent, shade: `var(--${phaseShade(phase)})` }));
   return el("div.card.phases", {}, el("h4", {}, "Where the time went", named ? `, ${run}` : "", el("span.soft", {}, ` · ${seconds(total)}`)),
     el("div.bar", { "aria-hidden": "true" }, parts.map(({ spent, shade }) => styled(el("span"), { width: `${(100 * spent) / total}%`, background: shade }))),
     el("div.legend", {}, parts.map(({ phase, spent, shade }) => el("span.key", {}, styled(el("i.swatch"), { background: shade, height: "8px" }), phase, el("b", {}, percent(spent / total)), seconds(spent)))));

@@ -38,7 +38,7 @@ function change(first, last) {
 function accuracyTile({ accuracy }) {
   if (!accuracy) return null;
   const { first, last, names, rows } = accuracy;
-  const range = last.low == null ? "" : `95 %: ${fixed(last.low)} – ${fixed(last.high)}, `;
+  const range = last.low == null ? "" : `[${fixed(last.low)}, ${fixed(last.high)}] · `;
   return tile("Held-out accuracy", rows > 1 ? change(first.value, last.value) : fixed(last.value), range + (rows > 1 ? names.join(" → ") : names[1]));
 }
 

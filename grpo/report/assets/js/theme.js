@@ -23,6 +23,13 @@ function lineColour(number) {
   return colour(`c${number % 8}`);
 }
 
+const PHASES = ["rollout", "reward", "learn", "sync", "evaluate"];
+
+/** The variable of a phase's colour, the same wherever time is told. */
+function phaseShade(phase) {
+  return PHASES.includes(phase) ? `c${PHASES.indexOf(phase)}` : "strong-line";
+}
+
 /** A colour, so that what is behind it can be seen. */
 function faint(colourText, opacity) {
   const [r, g, b] = colourText.match(/[\d.]+/g);
