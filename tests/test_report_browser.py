@@ -154,6 +154,18 @@ def test_themes_draw_the_charts_again(short: Any) -> None:
     assert short.locator(".chart").count() == short.locator(".chart canvas").count()
 
 
+def test_on_paper_charts_are_as_wide_as_half_a_sheet(short: Any) -> None:
+    def width() -> int:
+        return int(short.evaluate("document.querySelector('.chart .uplot').clientWidth"))
+
+    on_screen = width()
+    short.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert width() == 312
+    assert short.evaluate("document.documentElement.dataset.theme") == "light"
+    short.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert width() == on_screen > 400
+
+
 # --- completions ------------------------------------------------------------------------------------------------------
 
 

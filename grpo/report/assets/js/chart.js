@@ -4,6 +4,8 @@
 const HEIGHT = 190;
 const FEW_POINTS = 25;
 const CHARTS = new Set();
+const PRINTED = [312, 668]; // widths on a sheet of paper, which cannot be measured before it is laid out
+let printing = false;
 
 /** A chart with its caption and legend; it is drawn once it has a width. */
 function chartFigure(chart, stage) {
@@ -28,7 +30,7 @@ function inWords(chart) {
 }
 
 function resized(drawn) {
-  const width = Math.floor(drawn.plot.clientWidth);
+  const width = printing ? PRINTED[drawn.chart.wide ? 1 : 0] : Math.floor(drawn.plot.clientWidth);
   if (!width) return;
   if (drawn.u) drawn.u.setSize({ width, height: HEIGHT });
   else plotNow(drawn, width);
@@ -182,5 +184,11 @@ function redrawCharts() {
   }
 }
 onTheme(redrawCharts);
-addEventListener("beforeprint", () => { setTheme("light"); redrawCharts(); });
-addEventListener("afterprint", () => setTheme("auto"));
+
+/** On paper, everything is light and two charts wide. */
+function printingNow(now) {
+  printing = now;
+  setTheme(now ? "light" : chosenTheme);
+}
+addEventListener("beforeprint", () => printingNow(true));
+addEventListener("afterprint", () => printingNow(false));

@@ -49,12 +49,15 @@ function row(reader, closing) {
 
 /** An atom with what stands above and below it. */
 function scripted(reader) {
-  let base = atom(reader);
+  const base = atom(reader), scripts = {};
   while (["^", "_"].includes(reader.tokens[reader.at])) {
-    const tag = reader.tokens[reader.at++] === "^" ? "msup" : "msub";
-    base = math(tag, base, atom(reader));
+    const where = reader.tokens[reader.at++];
+    if (scripts[where]) throw new Error(`two ${where}`);
+    scripts[where] = atom(reader);
   }
-  return base;
+  if (scripts._ && scripts["^"]) return math("msubsup", base, scripts._, scripts["^"]);
+  if (scripts._) return math("msub", base, scripts._);
+  return scripts["^"] ? math("msup", base, scripts["^"]) : base;
 }
 
 function atom(reader) {

@@ -3,6 +3,7 @@
 
 const REDRAWN = [];
 const THEMES = ["auto", "light", "dark"];
+let chosenTheme = THEMES[0];
 
 function onTheme(draw) {
   REDRAWN.push(draw);
@@ -43,12 +44,11 @@ function setTheme(theme) {
 }
 
 function themeButton() {
-  let theme = 0;
   const button = el("button", { type: "button", id: "theme", title: "Light or dark" }, "Theme: auto");
   button.addEventListener("click", () => {
-    theme = (theme + 1) % THEMES.length;
-    button.textContent = `Theme: ${THEMES[theme]}`;
-    setTheme(THEMES[theme]);
+    chosenTheme = THEMES[(THEMES.indexOf(chosenTheme) + 1) % THEMES.length];
+    button.textContent = `Theme: ${chosenTheme}`;
+    setTheme(chosenTheme);
   });
   return button;
 }
