@@ -25,7 +25,8 @@ write_run = load_object(f"{Path(__file__).parents[1] / 'benchmarks' / 'report.py
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = (
     "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\n"
-    "# <b>bold</b> & **strong** \\(\\frac{1}{2}\\) $$x^2$$ `</code>` [link](javascript:alert(1)) \u2028 \ud800 \\boxed{7}"
+    "# <b>bold</b> & **strong** \\(\\frac{1}{2}\\) $$x^2$$ `</code>` [link](javascript:alert(1)) \u2028 \ud800 "
+    "\\boxed{7}"
 )
 
 
