@@ -151,6 +151,13 @@ def test_no_figure_is_hidden() -> None:
     assert [chart["title"] for chart in other_charts("grpo", {"run": [rows]})] == ["sampler/chi2"]
 
 
+def test_the_routers_of_a_policy_share_a_chart() -> None:
+    rows = [{"step": 1, "router/0/entropy": 0.5, "router/1/entropy": 0.75, "evaluation/source/a/accuracy": 1.0}]
+    routers, sources = other_charts("grpo", {"run": [rows]})
+    assert (routers["title"], [line["label"] for line in routers["lines"]]) == ("entropy by router", ["0", "1"])
+    assert (sources["title"], sources["lines"][0]["label"]) == ("evaluation/accuracy by source", "a")
+
+
 # --- tables and pictures ----------------------------------------------------------------------------------------------
 
 

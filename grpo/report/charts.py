@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from grpo.report.comparison import Group
 from grpo.report.lines import Row
-from grpo.report.run import PHASES, Stage, phase_seconds
+from grpo.report.run import PHASES, Stage, number, phase_seconds
 from grpo.report.series import Series, series, short
 
 Unit = Literal["number", "share", "seconds"]
@@ -139,4 +139,4 @@ def phases(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 def short_sum(stage: Stage, phase: str) -> float:
     """The seconds of a phase of all steps."""
-    return sum(row.get(f"time/{phase}") or 0.0 for row in stage.rows)
+    return sum(number(row.get(f"time/{phase}")) or 0.0 for row in stage.rows)

@@ -1,5 +1,6 @@
 """Which charts tell the story of a stage of each kind, and in which order."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -81,6 +82,7 @@ SPECS: dict[str, Sequence[Spec]] = {
 FAILED = ("error", "timeout")
 OUTCOMES = ("not_applicable", *FAILED)
 NO_PARTS = ("mean", "std")
+MEMBER = re.compile(r"(.*?)(source|router)/([^/]+)/(.+)")
 DULL = ("step", "stage", "time", "model", "template")
 
 
@@ -98,7 +100,21 @@ def other_charts(kind: str, groups: Groups) -> list[dict[str, Any]]:
     """A chart of every figure that no other chart has: nothing that was measured is hidden."""
     known = {name for spec in (*_first(kind, groups), *SPECS.get(kind, ())) for name in spec.figures}
     left = [name for name in _names(groups) if name not in known and not _drawn_elsewhere(name)]
-    return [chart for name in left for chart in draw(Spec(name, {name: name}), groups)]
+    families: dict[str, dict[str, str]] = {}
+    for name in left:
+        title, label = _family(name)
+        families.setdefault(title, {})[name] = label
+    return [chart for title, figures in families.items() for chart in draw(Spec(title, figures), groups)]
+
+
+def _family(name: str) -> tuple[str, str]:
+    """The chart of a figure and its label there: the sources of a mixture, or the routers of a policy, share one.
+
+    >>> _family("router/3/entropy"), _family("sampler/chi2")
+    (('entropy by router', '3'), ('sampler/chi2', 'sampler/chi2'))
+    """
+    found = MEMBER.fullmatch(name)
+    return (f"{found[1]}{found[4]} by {found[2]}", found[3]) if found else (name, name)
 
 
 def _first(kind: str, groups: Groups) -> list[Spec]:

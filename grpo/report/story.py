@@ -73,7 +73,7 @@ def _run(run: Run, label: str) -> dict[str, Any]:
     stamps = [row["time"] for stage in run.stages for row in stage.rows if number(row.get("time")) is not None]
     return {
         "label": label,
-        "name": run.recipe.get("name", label),
+        "name": str(run.recipe.get("name", label)),
         "seed": run.recipe.get("seed"),
         "commit": run.environment.get("git_commit"),
         "command": run.environment.get("command"),
@@ -108,7 +108,8 @@ def _accuracy(run: Run) -> dict[str, Any] | None:
             rows = [row for row in stage.rows if number(row.get(name)) is not None]
             if rows:
                 ends = [
-                    {end: short(row.get(name + end)) for end in ("", "_low", "_high")} for row in (rows[0], rows[-1])
+                    {end: short(number(row.get(name + end))) for end in ("", "_low", "_high")}
+                    for row in (rows[0], rows[-1])
                 ]
                 shown = [{"value": e[""], "low": e["_low"], "high": e["_high"]} for e in ends]
                 names = [str(row.get("model", f"step {row['step']}")) for row in (rows[0], rows[-1])]
