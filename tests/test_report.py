@@ -17,7 +17,7 @@ from grpo.cli import main
 from grpo.plugins import load_object
 from grpo.report.charts import Spec, draw, preference_charts
 from grpo.report.command import leave_report
-from grpo.report.comparison import group_runs, run_labels, side_by_side
+from grpo.report.comparison import group_runs, recipes, run_labels, side_by_side
 from grpo.report.figures import other_charts
 from grpo.report.lines import read_log
 from grpo.report.load import load_pictures, picture
@@ -207,6 +207,15 @@ def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path: Path) -> 
     assert [list(group.numbers) for group in group_runs(runs)] == [[0, 1], [2]]
     differing = [row["key"] for row in side_by_side([run.recipe for run in runs]) if row["differs"]]
     assert differing == ["name", "seed", "stages[0].lr"]
+
+
+def test_recipes_with_other_stages_are_compared_stage_by_stage(tmp_path: Path) -> None:
+    sft, grpo = {"kind": "sft", "lr": 1e-3}, {"kind": "grpo", "lr": 1e-4}
+    runs = [read_run(write_recipe(tmp_path / "a", sft, grpo)), read_run(write_recipe(tmp_path / "b", grpo))]
+    differing = [row["key"] for row in side_by_side(recipes(runs)) if row["differs"]]
+    assert differing == ["name", "stages.sft.kind", "stages.sft.lr"]
+    told = story([Examined(run, None) for run in runs])
+    assert [stage["name"] for stage in told["stages"]] == ["01-sft", "grpo"]
 
 
 @dataclass(frozen=True)

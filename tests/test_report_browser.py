@@ -114,6 +114,12 @@ def test_it_tells_the_story_and_needs_no_sideways_scrolling(short: Any) -> None:
     assert short.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_every_link_leads_somewhere(short: Any) -> None:
+    targets = short.evaluate("[...document.querySelectorAll('a')].map((link) => link.getAttribute('href'))")
+    assert len(targets) > 6
+    assert all(short.locator(target).count() == 1 for target in targets)
+
+
 def test_every_chart_is_drawn_and_in_words(short: Any) -> None:
     charts = short.locator(".chart").count()
     assert charts == short.locator(".chart canvas").count() > 8

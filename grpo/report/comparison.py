@@ -70,6 +70,14 @@ def _label(names: Sequence[str]) -> str:
     return f"{common} ({len(names)} seeds)"
 
 
+def recipes(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """The recipes to lay side by side; where the runs have other stages, these are found by key and not by number."""
+    if len({tuple(stage.name for stage in run.stages) for run in runs}) == 1:
+        return [run.recipe for run in runs]
+    by_key = [{key: stage.settings for key, stage in keyed(run).items()} for run in runs]
+    return [{**run.recipe, "stages": stages} for run, stages in zip(runs, by_key, strict=True)]
+
+
 # --- settings side by side --------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from grpo import __version__
 from grpo.report.charts import phases, rows_of
-from grpo.report.comparison import Group, group_runs, keyed, run_labels, side_by_side, stage_keys
+from grpo.report.comparison import Group, group_runs, keyed, recipes, run_labels, side_by_side, stage_keys
 from grpo.report.figures import charts, other_charts
 from grpo.report.load import load_pictures
 from grpo.report.run import Run, Stage, number
@@ -57,7 +57,7 @@ def story(examined: Sequence[Examined]) -> dict[str, Any]:
         "groups": [{"label": group.label, "runs": list(group.numbers)} for group in groups],
         "findings": [_findings(one, label) for one, label in zip(examined, labels, strict=True)],
         "stages": [_stage(groups, key) for key in stage_keys(runs)],
-        "recipe": side_by_side([run.recipe for run in runs]),
+        "recipe": side_by_side(recipes(runs)),
         "environment": side_by_side([run.environment for run in runs]),
     }
 
@@ -81,15 +81,16 @@ def _run(run: Run, label: str) -> dict[str, Any]:
         "seconds": short(sum(stage.seconds for stage in run.stages)),
         "complete": all(stage.complete for stage in run.stages),
         "notices": list(run.notices),
-        "stages": [_progress(stage) for stage in run.stages],
+        "stages": [_progress(key, stage) for key, stage in keyed(run).items()],
         "accuracy": _accuracy(run),
         "rewards": _rewards(run),
     }
 
 
-def _progress(stage: Stage) -> dict[str, Any]:
+def _progress(key: str, stage: Stage) -> dict[str, Any]:
     planned = stage.settings.get("steps")
     return {
+        "key": key,
         "name": stage.name,
         "kind": stage.kind,
         "state": "complete" if stage.complete else "unfinished" if stage.begun else "not begun",
@@ -120,12 +121,13 @@ def _accuracy(run: Run) -> dict[str, Any] | None:
 def _rewards(run: Run) -> list[dict[str, Any]]:
     """The mean reward of the first and the last steps of every stage of reinforcement learning."""
     found = []
-    for stage in run.stages:
+    for key, stage in keyed(run).items():
         values = [value for row in stage.rows if (value := number(row.get("reward/mean"))) is not None]
         if stage.kind == "grpo" and values:
             size = max(1, min(ENDS, len(values) // 2))
             found.append(
                 {
+                    "key": key,
                     "stage": stage.name,
                     "steps": size,
                     "first": short(fmean(values[:size])),

@@ -18,7 +18,7 @@ function build() {
 
 /** What the run came to: its evaluations, before how it came to that. */
 function resultsPart(stages) {
-  return part("results", "Evaluation", null, stages.map((stage) => el("div.card", { id: stageId(stage.name) }, el("h3", {}, stage.name), evaluationTable(stage.table))));
+  return part("results", "Evaluation", null, stages.map((stage) => el("div.card", { id: stageId(stage.key) }, el("h3", {}, stage.name), evaluationTable(stage.table))));
 }
 
 function navigation(content) {

@@ -3,8 +3,8 @@
 
 const KINDS = { sft: "supervised fine-tuning", grpo: "reinforcement learning", rejection: "rejection sampling", reward_model: "reward model", evaluate: "evaluation" };
 
-function stageId(name) {
-  return `stage-${name.replace(/[^\w-]/g, "_")}`;
+function stageId(key) {
+  return `stage-${key.replace(/[^\w-]/g, "_")}`;
 }
 
 function stagePart(stage, story) {
@@ -19,7 +19,7 @@ function stagePart(stage, story) {
     stage.load.map((load) => heatmap(load, story.runs.length > 1)),
     others(stage),
   ].flat().filter(Boolean);
-  return part(stageId(stage.name), stage.name, el("span.soft", {}, KINDS[stage.kind] || stage.kind),
+  return part(stageId(stage.key), stage.name, el("span.soft", {}, KINDS[stage.kind] || stage.kind),
     content.length ? content : el("p.soft", {}, "Nothing has been written by this stage yet."));
 }
 

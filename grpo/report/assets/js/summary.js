@@ -78,7 +78,7 @@ function plan(story) {
   const several = story.runs.length > 1;
   const rows = story.runs.flatMap((run) => run.stages.map((stage) => el("tr", {},
     several ? el("td.name", {}, run.label) : null,
-    el("td.name", {}, stage.state === "not begun" ? stage.name : el("a", { href: `#${stageId(stage.name)}` }, stage.name)), el("td", {}, stage.kind),
+    el("td.name", {}, stage.state === "not begun" ? stage.name : el("a", { href: `#${stageId(stage.key)}` }, stage.name)), el("td", {}, stage.kind),
     el("td", {}, progressBadge(stage)), el("td.num", {}, stage.planned ? `${whole(stage.steps)} of ${whole(stage.planned)}` : whole(stage.steps)),
     el("td.num", {}, stage.seconds ? seconds(stage.seconds) : NOTHING))));
   const head = [several ? "run" : null, "stage", "kind", "state"].filter(Boolean).map((name) => el("th", { scope: "col" }, name));
@@ -93,10 +93,10 @@ function progressBadge({ state }) {
 function comparison(story) {
   if (story.runs.length < 2) return null;
   const group = (number) => story.groups.find((one) => one.runs.includes(number)).label;
-  const stages = [...new Set(story.runs.flatMap((run) => run.rewards.map((reward) => reward.stage)))];
+  const stages = [...new Set(story.runs.flatMap((run) => run.rewards.map((reward) => reward.key)))];
   const rows = story.runs.map((run, number) => el("tr", {}, el("td.name", {}, run.label), el("td", {}, group(number)), el("td.num", {}, String(run.seed ?? NOTHING)),
     el("td", {}, stateBadge(run)), cell(run.accuracy?.first, fixed), cell(run.accuracy?.last, fixed),
-    stages.map((stage) => rewardCell(run.rewards.find((one) => one.stage === stage))), el("td.num", {}, seconds(run.seconds))));
+    stages.map((stage) => rewardCell(run.rewards.find((one) => one.key === stage))), el("td.num", {}, seconds(run.seconds))));
   const head = ["run", "recipe"].map((name) => el("th", {}, name)).concat(el("th.num", {}, "seed"), el("th", {}, "state"),
     ["accuracy before", "after", ...stages.map((stage) => `reward, ${stage}`), "time"].map((name) => el("th.num", {}, name)));
   return part("runs", "Runs", null, el("div.card.scroll", {}, el("table", {},
