@@ -229,9 +229,14 @@ class Found:
 
 
 def test_findings_are_told(run_folder: Path) -> None:
-    found = Found("no signal", "01-grpo", 2, 3, "0.9 of groups", "stages[0].lr: 1e-4")
-    told = story([Examined(read_run(run_folder), [found])])
-    assert told["findings"] == [{"run": "short", "findings": [found.__dict__]}]
+    over = Found("format never found", "01-grpo", 1, 2, "0 of 200", "stages.0.lr: 0.001 -> 0.0001")
+    lasting = Found("no signal", "01-grpo", 2, 3, "0.9 of groups", "stages.0.lr: 0.001 -> 0.0001")
+    (told,) = story([Examined(read_run(run_folder), [over, lasting])])["findings"]
+    assert told["findings"] == [
+        lasting.__dict__ | {"key": "grpo", "lasts": True},
+        over.__dict__ | {"key": "grpo", "lasts": False},
+    ]
+    assert story([Examined(read_run(run_folder), None)])["findings"] == [{"run": "short", "findings": None}]
 
 
 # --- completions ------------------------------------------------------------------------------------------------------

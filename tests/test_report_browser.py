@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from playwright import sync_api as playwright
 
 from grpo.plugins import load_object
 from grpo.report.command import write_report
@@ -19,7 +20,6 @@ from grpo.report.run import read_run
 from grpo.report.samples import pack_samples
 from grpo.report.story import Examined, story
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'grpo-train[test]'")
 write_run = load_object(f"{Path(__file__).parents[1] / 'benchmarks' / 'report.py'}:write_run")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

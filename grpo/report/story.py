@@ -63,10 +63,17 @@ def story(examined: Sequence[Examined]) -> dict[str, Any]:
 
 
 def _findings(examined: Examined, label: str) -> dict[str, Any]:
+    """What was found, that which was still so at the end of its stage first; None where nobody has looked."""
+    if examined.findings is None:
+        return {"run": label, "findings": None}
+    stages = {stage.name: (key, stage.steps) for key, stage in keyed(examined.run).items()}
+    listed = [_finding(one, *stages.get(one.stage, (None, 0))) for one in examined.findings]
+    return {"run": label, "findings": sorted(listed, key=lambda one: not one["lasts"])}
+
+
+def _finding(found: Finding, key: str | None, steps: int) -> dict[str, Any]:
     named = ("name", "stage", "first_step", "last_step", "evidence", "change")
-    found = examined.findings
-    listed = None if found is None else [{name: getattr(one, name) for name in named} for one in found]
-    return {"run": label, "findings": listed}
+    return {name: getattr(found, name) for name in named} | {"key": key, "lasts": found.last_step >= steps}
 
 
 def _run(run: Run, label: str) -> dict[str, Any]:

@@ -66,9 +66,10 @@ function findings(story) {
     found.length ? found : el("p.fine", {}, "Nothing was found wrong with this run."));
 }
 
-function finding({ name, stage, first_step, last_step, evidence, change: line }, run) {
+function finding({ name, stage, key, lasts, first_step, last_step, evidence, change: line }, run) {
   const steps = first_step === last_step ? `step ${first_step}` : `steps ${first_step} to ${last_step}`;
-  return el("div.finding", {}, el("h3", {}, name), el("span.where", {}, [run, stage, steps].filter(Boolean).join(" · ")),
+  const where = key ? el("a", { href: `#${stageId(key)}` }, stage) : stage;
+  return el(lasts ? "div.finding" : "div.finding.over", {}, el("h3", {}, name), el("span.where", {}, run ? `${run} · ` : null, where, ` · ${steps}${lasts ? "" : ", over since"}`),
     el("p", {}, evidence), line ? el("p.change", {}, "Change: ", el("code", {}, line)) : null);
 }
 
