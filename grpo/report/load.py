@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.report.lines import walk
+from grpo.report.lines import Place, rows_at, walk
 
 COLUMNS = 160
 """The widest picture; of a longer stage, a column is the sum of several steps."""
@@ -17,24 +17,30 @@ EVEN = 64
 def load_pictures(file: Path) -> dict[str, Any] | None:
     """One picture a router, experts by columns of steps, row by row in base64; None where there is no load.
 
-    A byte is an expert's tokens as a multiple of an even load, times `EVEN`.
+    A byte is an expert's tokens as a multiple of an even load, times `EVEN`. The log is read twice, so that only the
+    loads of one column are in memory.
     """
-    loads = [(row["step"], row["load"]) for _, row in walk(file) if row is not None and _is_load(row)]
-    newest = dict(loads)
-    steps = sorted(newest)
-    shapes = {(len(load), len(load[0])) for load in newest.values()}
+    places: dict[int, Place] = {}
+    shapes: set[tuple[int, int]] = set()
+    for place, row in walk(file):
+        if row is not None and _is_load(row):
+            places[row["step"]] = place
+            shapes.add((len(row["load"]), len(row["load"][0])))
     if len(shapes) != 1:  # none, or a log of two models
         return None
+    steps = sorted(places)
     size = -(-len(steps) // COLUMNS)
     columns = [steps[start : start + size] for start in range(0, len(steps), size)]
-    ((routers, experts),) = shapes
-    sums = [[_summed([newest[step][router] for step in column]) for column in columns] for router in range(routers)]
+    sums = [_summed([row["load"] for row in rows_at(file, [places[s] for s in column])]) for column in columns]
+    if not all(sums):  # the run goes on, and has just cut its log back
+        return None
+    ((_, experts),) = shapes
     return {
         "first_steps": [column[0] for column in columns],
         "steps_per_column": size,
         "experts": experts,
         "even": EVEN,
-        "routers": [base64.b64encode(picture(each)).decode() for each in sums],
+        "routers": [base64.b64encode(picture(each)).decode() for each in zip(*sums, strict=True)],
     }
 
 
@@ -52,8 +58,9 @@ def _byte(load: float, total: float) -> int:
     return min(255, round(EVEN * load / total)) if total else 0
 
 
-def _summed(loads: Sequence[Sequence[float]]) -> list[float]:
-    return [sum(each) for each in zip(*loads, strict=True)]
+def _summed(loads: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The loads of a column of steps, router by router."""
+    return [[sum(each) for each in zip(*router, strict=True)] for router in zip(*loads, strict=True)]
 
 
 def _is_load(row: dict[str, Any]) -> bool:
