@@ -18,7 +18,7 @@ function brief(value) {
   if (value == null) return "";
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size < 0.001) return value.toExponential(1).replace(".0e", "e").replace("e-", "e−");
+  if (size < 0.001) return minus(value.toExponential(1).replace(".0e", "e").replace("e-", "e−"));
   if (size >= 1e6) return `${minus(parseFloat((value / 1e6).toPrecision(3)))}M`;
   if (size >= 1e4) return `${minus(parseFloat((value / 1e3).toPrecision(3)))}k`;
   return minus(parseFloat(value.toPrecision(4)).toLocaleString("en-US", { maximumFractionDigits: 6 }));
