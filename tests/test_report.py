@@ -21,6 +21,7 @@ from grpo.report.comparison import group_runs, recipes, run_labels, side_by_side
 from grpo.report.figures import other_charts
 from grpo.report.lines import read_log
 from grpo.report.load import load_pictures, picture
+from grpo.report.overview import overview
 from grpo.report.page import embedded, page
 from grpo.report.run import read_run
 from grpo.report.samples import MOST_BYTES, pack_samples, spread
@@ -207,6 +208,21 @@ def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path: Path) -> 
     assert [list(group.numbers) for group in group_runs(runs)] == [[0, 1], [2]]
     differing = [row["key"] for row in side_by_side([run.recipe for run in runs]) if row["differs"]]
     assert differing == ["name", "seed", "stages[0].lr"]
+
+
+def test_recipes_of_the_same_name_are_told_apart_by_their_runs(tmp_path: Path) -> None:
+    lrs = {"a-0": 1e-3, "a-1": 1e-3, "a-2": 1e-4, "a-3": 1e-4}
+    runs = [read_run(write_recipe(tmp_path / name, {"kind": "grpo", "lr": lr})) for name, lr in lrs.items()]
+    assert [group.label for group in group_runs(runs)] == ["a-0, a-1", "a-2, a-3"]
+
+
+def test_accuracy_is_compared_with_the_same_template(tmp_path: Path) -> None:
+    run = write_recipe(tmp_path / "r", {"kind": "evaluate"})
+    cases = [("base", "training", 0.1), ("base", "native", 0.2), ("1", "training", 0.3), ("1", "native", 0.9)]
+    rows = [{"step": s, "model": m, "template": t, "accuracy": a} for s, (m, t, a) in enumerate(cases)]
+    write_rows(run / "01-evaluate" / "metrics.jsonl", rows)
+    told = overview(read_run(run), "r")["accuracy"]
+    assert (told["first"]["value"], told["last"]["value"], told["names"]) == (0.1, 0.3, ["base", "1"])
 
 
 def test_recipes_with_other_stages_are_compared_stage_by_stage(tmp_path: Path) -> None:

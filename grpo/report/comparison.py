@@ -31,10 +31,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         same = {key: value for key, value in run.recipe.items() if key not in NOT_THE_RECIPE}
         by_recipe.setdefault(repr(same), []).append(place)
     labels = run_labels(runs)
-    return [
-        Group(_label([labels[place] for place in places]), [runs[place] for place in places], places)
-        for places in by_recipe.values()
-    ]
+    names = [[labels[place] for place in places] for places in by_recipe.values()]
+    short = [_label(own) for own in names]
+    unique = [", ".join(own) if short.count(label) > 1 else label for label, own in zip(short, names, strict=True)]
+    members = zip(unique, by_recipe.values(), strict=True)
+    return [Group(label, [runs[place] for place in places], places) for label, places in members]
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
