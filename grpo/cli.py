@@ -18,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 from grpo import __version__
 from grpo.allocator import keep_freed_memory
 from grpo.convert.commands import add_commands
+from grpo.report.command import add_arguments
 from grpo.types import TrainingFailure, UserError
 
 
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tester.add_argument("--prefill", default="", help="what the template begins every completion with, such as <think>")
     tester.add_argument("--isolate", action="store_true", help="call the reward in worker processes")
     tester.set_defaults(run=_reward_test)
+    add_arguments(commands.add_parser("report", help="make one page about a run, or compare several"))
     _add_eval(commands.add_parser("eval", help="measure a model on benchmarks and tasks; run again to go on"))
     options = parser.parse_args(arguments)
     return _guarded(options.run, options)

@@ -64,6 +64,9 @@ class GrpoStage(TrainingSettings):
     curriculum: CurriculumSettings | None = None
     length_schedule: list[LongerFrom] = Field([], description="limits of completions that replace max_new_tokens later")
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
+    token_logprobs: Annotated[int, Field(ge=0)] = Field(
+        1, description="groups of a step whose samples tell the log-probability of every token"
+    )
     evaluation: PeriodicEvaluation | None = None
     mtp: RlMtpSettings | None = Field(None, description="left out: the layer follows the policy, which it cannot move")
 

@@ -17,6 +17,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
 from grpo.files import full_disk_is_an_answer, sync
+from grpo.token_lengths import token_lengths
 from grpo.types import Completion, Problem, Score, ScoredGroup, UserError
 
 LOGS = ("metrics", "samples", "experts")
@@ -99,13 +100,15 @@ def sample_rows(
     advantages_PG: Tensor,
     mask_reasons_PG: Sequence[Sequence[str | None]],
     render: Callable[[Sequence[int]], str],
+    with_tokens: int = 0,
 ) -> list[dict[str, Any]]:
     """Describe every completion of a step, one row each, P prompts by G completions.
 
-    `render` reads the token ids of a prompt as text.
+    `render` reads token ids as text. The first `with_tokens` groups tell the log-probability of every token.
     """
     rows = []
-    for scored_group, advantages_G, mask_reasons_G in zip(scored, advantages_PG.tolist(), mask_reasons_PG, strict=True):
+    step_rows = zip(scored, advantages_PG.tolist(), mask_reasons_PG, strict=True)
+    for place, (scored_group, advantages_G, mask_reasons_G) in enumerate(step_rows):
         group = scored_group.group
         prompt = render(group.prompt_ids)
         for completion, score, advantage, mask_reason in zip(
@@ -113,8 +116,14 @@ def sample_rows(
         ):
             row = {"step": step, **completion_row(group.problem, prompt, completion, score)}
             row |= {"advantage": advantage, "weight_version": completion.weight_version, "mask_reason": mask_reason}
-            rows.append(row)
+            rows.append(row | (token_columns(completion, render) if place < with_tokens else {}))
     return rows
+
+
+def token_columns(completion: Completion, render: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    """The sampler's log-probability of every token and how many characters of the text each token is."""
+    lengths = token_lengths(completion.token_ids, completion.text, render)
+    return {"token_logprobs": [round(value, 3) for value in completion.sampler_logprobs], "token_lengths": lengths}
 
 
 def completion_row(problem: Problem, prompt: str, completion: Completion, score: Score) -> dict[str, Any]:

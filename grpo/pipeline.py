@@ -18,6 +18,7 @@ from grpo.preflight import check_ahead
 from grpo.problem_settings import ProblemSettings
 from grpo.recipe import Recipe, Stage
 from grpo.rejection_stage import RejectionStage
+from grpo.report.command import leave_report
 from grpo.run import StageRun
 from grpo.run_folder import claim, is_complete, locked, mark_complete
 from grpo.scratch import make_policy
@@ -67,6 +68,8 @@ def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None
                     f"stopped after {links[last - 1].name}; without --until it goes on with {links[last].name}"
                 )
         finally:
+            if accelerator.is_main_process:
+                display.note(leave_report(folder))
             display.close()
             accelerator.end_training()
     return folder

@@ -50,6 +50,7 @@ def test_a_lost_engine_costs_no_step(
     assert "no server is left to sample" in capsys.readouterr().err
     folder = recipe.parent / "runs" / "tiny" / "01-grpo"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000003"]
+    assert (folder.parent / "report.html").exists()
     assert train([str(recipe)]) == 0
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]

@@ -19,7 +19,7 @@ FLOORS = [
     {
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
         "grpo.files", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*", "grpo.families",
-        "grpo.evaluation", "grpo.allocator", "grpo.fused",
+        "grpo.evaluation", "grpo.allocator", "grpo.fused", "grpo.token_lengths",
         "grpo.experts", "grpo.experts.routing",
         "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
         "grpo.where", "grpo.watch",
@@ -43,7 +43,7 @@ FLOORS = [
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
         "grpo.plan",
-        "grpo.benchmarks", "grpo.eval_command",
+        "grpo.benchmarks", "grpo.eval_command", "grpo.report", "grpo.report.*",
     },
 ]  # fmt: skip
 

@@ -170,3 +170,13 @@ def test_tensorboard_gets_figures_and_settings(tmp_path):
 def test_a_tracker_that_is_not_installed_is_named():
     with pytest.raises(UserError, match=r"trackers: no-such is not installed: pip install 'grpo-train\[no-such\]'"):
         require_trackers(["no-such"])
+
+
+def test_the_first_groups_tell_the_log_probability_of_every_token():
+    completions = (Completion("ab", (1, 2, 0), (-0.1234567, -2.0, 0.0), "stop", 6),)
+    scored = ScoredGroup(Group(Problem("p7", "", {}), (3,), completions), (Score(1.0, {}, {}),))
+    texts = {0: "<eos>", 1: "a", 2: "b", 3: "?"}
+    advantages, reasons = torch.zeros(2, 1), [[None], [None]]
+    told, silent = sample_rows(1, [scored, scored], advantages, reasons, lambda ids: "".join(texts[i] for i in ids), 1)
+    assert (told["token_logprobs"], told["token_lengths"]) == ([-0.123, -2.0, 0.0], [1, 1, 0])
+    assert "token_logprobs" not in silent

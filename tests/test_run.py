@@ -30,7 +30,8 @@ def test_a_run_leaves_what_it_promises(write_recipe: Callable[..., Path], capsys
     assert train([str(recipe)]) == 0
     folder = recipe.parent / "runs" / "tiny"
 
-    assert {"recipe.yaml", "environment.json", "01-sft", "02-grpo", "03-evaluate"} <= {p.name for p in folder.iterdir()}
+    files = {"recipe.yaml", "environment.json", "01-sft", "02-grpo", "03-evaluate", "report.html"}
+    assert files <= {p.name for p in folder.iterdir()}
     assert [row["step"] for row in rows(folder / "01-sft" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     steps = [row for row in rows(folder / "02-grpo" / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5]
@@ -45,6 +46,11 @@ def test_a_run_leaves_what_it_promises(write_recipe: Callable[..., Path], capsys
     assert [s["weight_version"] for s in samples[::16]] == [0, 1, 2, 3, 4]
     group = samples[:4]
     assert abs(sum(s["advantage"] for s in group)) < 1e-5
+    for place, sample in enumerate(samples[:16]):  # of every step, the first group tells the probability of its tokens
+        assert ("token_logprobs" in sample) == (place < 4)
+    assert all(len(s["token_logprobs"]) == len(s["token_lengths"]) == s["tokens"] for s in group)
+    # Up to three bytes at the end may wait for a character.
+    assert all(0 <= len(s["completion"]) - sum(s["token_lengths"]) <= 3 for s in group)
     assert "pass@2" in capsys.readouterr().out
 
     model = AutoModelForCausalLM.from_pretrained(folder / "02-grpo" / "model")

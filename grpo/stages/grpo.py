@@ -40,7 +40,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
 
         figures = step_figures(rollout, tallies, clock, kl_PG) | checked | evaluate_if_due(parts, step)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
-        samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read)
+        samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read, stage.token_logprobs)
         figures |= between_steps(parts, step, figures) | watch(parts, figures)
         progress.feed = after(progress.feed, rollout.change, stage.curriculum)
         figures |= curriculum_figures(parts.source.feed, progress.feed)

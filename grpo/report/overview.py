@@ -1,0 +1,80 @@
+"""What there is to say of a run before anything is drawn."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from grpo.report.comparison import keyed
+from grpo.report.lines import Row
+from grpo.report.run import Run, Stage, number
+from grpo.report.series import short
+
+ENDS = 5
+"""Steps at either end of a stage whose mean reward is told: one step alone is noise."""
+
+
+def overview(run: Run, label: str) -> dict[str, Any]:
+    """A run in a few figures: how far it is, how long it took, from where to where it came."""
+    stamps = [row["time"] for stage in run.stages for row in stage.rows if number(row.get("time")) is not None]
+    return {
+        "label": label,
+        "name": str(run.recipe.get("name", label)),
+        "seed": run.recipe.get("seed"),
+        "commit": run.environment.get("git_commit"),
+        "command": run.environment.get("command"),
+        "ended": max(stamps, default=None),
+        "seconds": short(sum(stage.seconds for stage in run.stages)),
+        "complete": all(stage.complete for stage in run.stages),
+        "notices": list(run.notices),
+        "stages": [_progress(key, stage) for key, stage in keyed(run).items()],
+        "accuracy": _accuracy(run),
+        "rewards": _rewards(run),
+    }
+
+
+def _progress(key: str, stage: Stage) -> dict[str, Any]:
+    planned = stage.settings.get("steps")
+    return {
+        "key": key,
+        "name": stage.name,
+        "kind": stage.kind,
+        "state": "complete" if stage.complete else "unfinished" if stage.begun else "not begun",
+        "steps": stage.steps,
+        "planned": planned if isinstance(planned, int) and not stage.complete else None,
+        "seconds": short(stage.seconds),
+    }
+
+
+def _accuracy(run: Run) -> dict[str, Any] | None:
+    """Held-out accuracy of the first and the last model: of the last evaluation, or else of reinforcement learning."""
+    for kind, name in (("evaluate", "accuracy"), ("grpo", "evaluation/accuracy")):
+        for stage in reversed(run.stages):
+            rows = [row for row in stage.rows if number(row.get(name)) is not None]
+            if stage.kind == kind and rows:
+                return _first_and_last(rows, name)
+    return None
+
+
+def _first_and_last(rows: Sequence[Row], name: str) -> dict[str, Any]:
+    """A figure of the first row and of the last one that was measured with the same template."""
+    alike = [row for row in rows if row.get("template") == rows[0].get("template")]
+    first, last = (_with_interval(row, name) for row in (alike[0], alike[-1]))
+    names = [str(row.get("model", f"step {row['step']}")) for row in (alike[0], alike[-1])]
+    return {"first": first, "last": last, "names": names, "rows": len(alike)}
+
+
+def _with_interval(row: Row, name: str) -> dict[str, float | None]:
+    ends = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    return {end: short(number(row.get(figure))) for end, figure in ends.items()}
+
+
+def _rewards(run: Run) -> list[dict[str, Any]]:
+    """The mean reward of the first and the last steps of every stage of reinforcement learning."""
+    found = []
+    for key, stage in keyed(run).items():
+        values = [value for row in stage.rows if (value := number(row.get("reward/mean"))) is not None]
+        if stage.kind == "grpo" and values:
+            size = max(1, min(ENDS, len(values) // 2))
+            ends = {"first": short(fmean(values[:size])), "last": short(fmean(values[-size:]))}
+            found.append({"key": key, "stage": stage.name, "steps": size, **ends})
+    return found
