@@ -10,6 +10,7 @@ from grpo.evaluate_stage import EvaluateStage
 from grpo.families import family_of
 from grpo.grpo_stage import GrpoStage
 from grpo.model_settings import ModelSettings
+from grpo.mtp import LAYERS_KEY
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
 from grpo.problem_settings import ProblemSettings
@@ -198,7 +199,7 @@ def _check_engine(settings: EngineSettings, model: ModelSettings) -> None:
         check_way(settings.servers, on_cpu())
     if settings.servers is not None and settings.servers.urls is not None:
         key_for_urls(settings.servers)
-    if settings.engine in ("vllm", "vllm-server") and _has_predictor(model):
+    if settings.engine in ("vllm", "vllm-server") and _brings_predictor(model):
         check_serves_predictor(model_config(model))
     folder = settings.servers.folder if settings.servers is not None else None
     if folder is not None and not Path(folder).is_dir():
@@ -223,3 +224,11 @@ def _has_predictor(model: ModelSettings) -> bool:
     if model.mtp == "keep" and model.path is not None:
         return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
     return model.mtp == "add"
+
+
+def _brings_predictor(model: ModelSettings) -> bool:
+    """The same, without a look at weights where the config promises none."""
+    if model.path is None or model.mtp == "add":
+        return model.mtp == "add"
+    promised = getattr(load_config(model.path, model.trust_remote_code), LAYERS_KEY, 0)
+    return bool(promised) and _has_predictor(model)
