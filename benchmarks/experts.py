@@ -120,7 +120,9 @@ def balance(folder: Path, variant: str, seed: int, steps: int) -> None:
     dtype = "float32" if precision == "fp32" else "bfloat16"
     start = unbalanced(folder / f"start-{name}", seed)
     rows = run(folder, name, stage, model={"path": start, "dtype": dtype}, seed=seed)
-    curves = {figure: [row.get(figure, 0.0) for row in rows] for figure in WATCHED}
+    if not float(rate):
+        rows = [row | {"router/bias_range": 0.0} for row in rows]
+    curves = {figure: [row[figure] for row in rows] for figure in WATCHED}
     results.add(folder / "balance.jsonl", {"variant": variant, "seed": seed, **curves})
 
 
