@@ -84,7 +84,8 @@ def test_transformers_own_predictor_says_the_same(tiny_model, save) -> None:
         hidden = trunk.model(input_ids=IDS).last_hidden_state
         for length in (2, 5):
             positions = torch.arange(length)[None]
-            _, logits, _ = theirs(IDS[:, 1 : length + 1], hidden[:, :length], None, positions, None)
+            seen = torch.ones_like(positions)
+            _, logits, _ = theirs(IDS[:, 1 : length + 1], hidden[:, :length], seen, positions, None)
             torch.testing.assert_close(logits[:, 0], draft_logits(model)[:, length - 1], atol=1e-5, rtol=0)
 
 
