@@ -246,10 +246,9 @@ def test_experts_are_adapted_unless_targets_leave_them_out(folders: dict[str, Pa
     policy = load_policy(settings(LoraSettings(rank=2)), path)
     layer: Any = load_policy(settings(), path).model.get_submodule("model.layers.1.mlp.experts")
     tensors = (layer.gate_up_proj, layer.down_proj)
+    # of one layer, since the first of two is dense
     added = sum(2 * len(tensor) * (tensor.shape[1] + tensor.shape[2]) for tensor in tensors)
-    assert (
-        size(policy.model.parameters()) == size(attention.model.parameters()) + added
-    )  # the first layer of two is dense
+    assert size(policy.model.parameters()) == size(attention.model.parameters()) + added
     disturb(policy)
     before = logits(policy.model)
     pushed = checkpoint_tensors(policy.model)

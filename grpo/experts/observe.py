@@ -47,7 +47,7 @@ def routers_of(model: nn.Module) -> list[Any]:
     if None in found:
         raise UserError(
             f"model: expected each layer with experts to have a router called gate, got {type(base).__name__} without, "
-            f"of transformers {version('transformers')}: install a version that pyproject.toml allows"
+            f"of transformers {version('transformers')}: install a version that grpo-train asks for"
         )
     return found
 
