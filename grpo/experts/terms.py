@@ -70,7 +70,9 @@ def require_routers(model: nn.Module, settings: ExpertSettings) -> None:
     """Raise UserError when a model's routers are not found, or something is asked of experts and it has none."""
     routers = routers_of(model)
     if settings != type(settings)() and not routers:
-        raise UserError(f"experts: expected a model with routers, got a dense {type(model).__name__}: leave experts out")
+        raise UserError(
+            f"experts: expected a model with routers, got a dense {type(model).__name__}: leave experts out"
+        )
 
 
 @torch.no_grad()
