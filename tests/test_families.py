@@ -6,8 +6,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig, PreTrainedModel
 
 from grpo.families import FAMILIES, UNKNOWN, Router, family_of, write_config_keys
+from grpo.model_settings import LoraSettings
 from grpo.policy import add_lora
-from grpo.recipe import LoraSettings
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
