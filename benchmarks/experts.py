@@ -1,12 +1,15 @@
 """What an even load of experts, and replaying their routing, are worth on a small DeepSeek-V3-style policy.
 
-    python benchmarks/experts.py balance /tmp/balance [--steps 300] [--seed 0]
+    python benchmarks/experts.py balance /tmp/balance [--variants 0-fp32 0.01-fp32] [--seeds 0 1 2] [--steps 300]
+    python benchmarks/experts.py table /tmp/balance
     python benchmarks/experts.py replay /tmp/balance [--rollouts 6] [--precision bf16]
 
 `balance` fine-tunes a policy whose routers give nearly every token to two of sixteen experts, without a bias update and
-with one, and prints MaxVio and loss over the steps. `replay` lets the policy that `balance` left in the folder learn
-from each of several rollouts in eight updates, with routing replay none, policy (R2) and sampler (R3), and prints how
-far its log-probabilities are from the sampler's before the first update and before the last.
+with one. A variant is the rate of the update and the precision; each leaves a line in balance.jsonl, so several
+processes may share the folder. `table` prints MaxVio, experts without a token and loss over the steps, means over seeds
+with standard errors. `replay` lets the policy that `balance` left in the folder learn from each of several rollouts in
+eight updates, with routing replay none, policy (R2) and sampler (R3), and prints how far its log-probabilities are from
+the sampler's before the first update and before the last.
 """
 
 import argparse
@@ -15,13 +18,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import results
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 Row = dict[str, float]
 SHIFT = 3.0
 """What is added to the logits of two experts: sigmoid(3) is 0.95, where the others have 0.5."""
-
+VARIANTS = ("0-fp32", "0.003-fp32", "0.01-fp32", "0.01-bf16")
+"""Rates of the bias update, and precisions; under bf16 the weights are bfloat16 as well."""
+WATCHED = ("router/max_violation", "router/dead", "loss", "router/bias_range")
 
 INIT = {
     "architecture": "deepseek_v3",
@@ -75,7 +82,7 @@ def sft(steps: int, **changes: Any) -> dict[str, Any]:
 # --- balance ----------------------------------------------------------------------------------------------------------
 
 
-def unbalanced(folder: Path) -> str:
+def unbalanced(folder: Path, seed: int) -> str:
     """A policy whose routers prefer experts 0 and 1, whatever the token: their weights lie along the mean input."""
     import torch
 
@@ -88,7 +95,7 @@ def unbalanced(folder: Path) -> str:
     from grpo.tasks.arithmetic import sums
     from grpo.types import TokenSequence
 
-    policy = make_policy(InitSettings.model_validate(INIT), seed=0)
+    policy = make_policy(InitSettings.model_validate(INIT), seed)
     texts = [policy.tokenizer.encode(row["prompt"] + row["completion"]) for row in sums(64, terms=4, max_value=5)]
     tokens = pack([TokenSequence(tuple(ids[:1]), tuple(ids[1:])) for ids in texts], torch.device("cpu"))
 
@@ -101,28 +108,42 @@ def unbalanced(folder: Path) -> str:
         target_logprobs(policy.model, tokens)
     for handle in handles:
         handle.remove()
-    save_policy(policy, folder / "unbalanced")
-    return str(folder / "unbalanced")
+    save_policy(policy, folder)
+    return str(folder)
 
 
-def balance(folder: Path, steps: int, seed: int) -> None:
-    """Train from the unbalanced start."""
-    path, curves = unbalanced(folder), {}
-    for rate, precision in ((0.0, "fp32"), (0.003, "fp32"), (0.01, "fp32"), (0.01, "bf16")):
-        stage = sft(steps, examples_per_step=16, experts={"bias_update_rate": rate}, precision=precision)
-        model = {"path": path, "dtype": "float32" if precision == "fp32" else "bfloat16"}
-        name = f"{rate:g}-{precision}-{seed}"
-        curves[name] = run(folder, name, stage, model=model, seed=seed)
-    print("| step | " + " | ".join(f"{name}: MaxVio, dead, loss" for name in curves) + " |")
-    for end in (1, 25, 50, 75, *range(100, steps + 1, 50)):
-        cells = [_mean(rows[max(0, end - 20) : end]) for rows in curves.values()]
-        print(f"| {end} | " + " | ".join(f"{m:.2f}, {d:.1f}, {loss:.4f}" for m, d, loss in cells) + " |")
-    for name, rows in curves.items():
-        print(f"{name}: bias range at the end {rows[-1].get('router/bias_range', 0.0):.4f}")
+def balance(folder: Path, variant: str, seed: int, steps: int) -> None:
+    """Train from the seed's unbalanced start, and add the figures of every step to balance.jsonl."""
+    name = f"{variant}-{seed}"
+    rate, precision = variant.split("-")
+    stage = sft(steps, examples_per_step=16, experts={"bias_update_rate": float(rate)}, precision=precision)
+    dtype = "float32" if precision == "fp32" else "bfloat16"
+    start = unbalanced(folder / f"start-{name}", seed)
+    rows = run(folder, name, stage, model={"path": start, "dtype": dtype}, seed=seed)
+    if not float(rate):
+        rows = [row | {"router/bias_range": 0.0} for row in rows]
+    curves = {figure: [row[figure] for row in rows] for figure in WATCHED}
+    results.add(folder / "balance.jsonl", {"variant": variant, "seed": seed, **curves})
 
 
-def _mean(rows: list[Row]) -> list[float]:
-    return [sum(row[name] for row in rows) / len(rows) for name in ("router/max_violation", "router/dead", "loss")]
+def table(folder: Path) -> None:
+    """Print the means over 20 steps, and those over seeds with standard errors."""
+    records = results.read([folder / "balance.jsonl"])
+    found = {name: [r for r in records if r["variant"] == name] for name in VARIANTS}
+    curves = {name: runs for name, runs in found.items() if runs}
+    steps = len(records[0]["loss"])
+    print("| step | " + " | ".join(f"{name} ({len(runs)}): MaxVio, dead, loss" for name, runs in curves.items()) + " |")
+    print("|---" * (1 + len(curves)) + "|")
+    for end in [end for end in (1, 25, 50, 75, *range(100, steps + 1, 50)) if end <= steps]:
+        cells = [", ".join(_around(runs, figure, end) for figure in WATCHED[:3]) for runs in curves.values()]
+        print(f"| {end} | " + " | ".join(cells) + " |")
+    for name, runs in curves.items():
+        print(f"{name}: bias range at the end {results.with_error([r['router/bias_range'][-1] for r in runs], '.4f')}")
+
+
+def _around(runs: list[dict[str, Any]], figure: str, end: int) -> str:
+    windows = [run[figure][max(0, end - 20) : end] for run in runs]
+    return results.with_error([sum(w) / len(w) for w in windows], ".3f" if figure == "loss" else ".2f")
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------
@@ -156,18 +177,23 @@ def replay(folder: Path, rollouts: int, precision: str) -> None:
 def main() -> None:
     """Run the experiment that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("balance", "replay"))
+    parser.add_argument("what", choices=("balance", "table", "replay"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rollouts", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    if arguments.what == "balance":
-        balance(arguments.folder, arguments.steps, arguments.seed)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.what == "replay":
+        replay(options.folder, options.rollouts, options.precision)
+    elif options.what == "table":
+        table(options.folder)
     else:
-        replay(arguments.folder, arguments.rollouts, arguments.precision)
+        for seed in options.seeds:
+            for variant in options.variants:
+                balance(options.folder, variant, seed, options.steps)
 
 
 if __name__ == "__main__":

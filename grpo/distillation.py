@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from grpo.experts.observe import observe
 from grpo.experts.terms import NO_BALANCE, BalanceLoss
@@ -15,7 +16,6 @@ from grpo.kernels.head_divergence import divergence_scores
 from grpo.model_settings import ModelSettings
 from grpo.policy import Policy
 from grpo.pretrained import load_model, load_tokenizer
-from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.teacher_settings import TeacherSettings
 from grpo.types import PackedTokens, UserError
@@ -42,21 +42,20 @@ class Distillation:
         return self.balance.added(loss_N.sum() / self.total_tokens, tally, routing)
 
 
-def load_teacher(settings: TeacherSettings, policy: Policy, run: StageRun) -> nn.Module:
-    """The frozen teacher on the run's device.
+def load_teacher(settings: TeacherSettings, policy: Policy, device: torch.device) -> tuple[PreTrainedModel, list[str]]:
+    """The frozen teacher, without a predictor, which teaches nothing here; and what a user should know of it.
 
     Raises:
         UserError: there is no model at its path, or it knows other tokens than the policy.
     """
-    tokenizer = load_tokenizer(settings.path)
-    model = load_model(settings.path, ModelSettings(path=settings.path, dtype=settings.dtype), tokenizer)
+    given = settings.model_dump(include={"path", "dtype", "trust_remote_code"})
+    tokenizer = load_tokenizer(settings.path, settings.trust_remote_code)
+    model = load_model(settings.path, ModelSettings(**given, mtp="drop"), tokenizer)
     ours, theirs = policy.model.config.vocab_size, model.config.vocab_size  # type: ignore[union-attr]
     if tokenizer.get_vocab() != policy.tokenizer.get_vocab() or ours != theirs:
         raise UserError(
             f"teacher.path: expected a model with the policy's {ours} tokens, got {settings.path} with other ones: "
             "choose a teacher with the same tokenizer"
         )
-    model.requires_grad_(False).to(run.accelerator.device)
-    for note in prepare_packing(model, tokenizer):
-        run.display.note(f"teacher: {note}")
-    return model
+    model.requires_grad_(False).to(device)  # type: ignore[arg-type]
+    return model, [f"teacher: {note}" for note in prepare_packing(model, tokenizer)]

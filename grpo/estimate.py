@@ -108,7 +108,8 @@ def _grpo_words(stage: GrpoStage) -> list[str]:
 def _teacher_bytes(stage: SftStage) -> int:
     if stage.teacher is None:
         return 0
-    return _model_size(ModelSettings(path=stage.teacher.path)).parameters * BYTES[stage.teacher.dtype]
+    teacher = ModelSettings(path=stage.teacher.path, trust_remote_code=stage.teacher.trust_remote_code)
+    return _model_size(teacher).parameters * BYTES[stage.teacher.dtype]
 
 
 def _memory(

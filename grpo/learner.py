@@ -53,7 +53,9 @@ class Learner:
         self.accelerator = accelerator
         self.optimizer = make_optimizer(model, settings)
         self.fp8 = Switch()
-        self.notes = use_fp8(model, self.fp8) if settings.precision == "fp8_block" else []
+        self.notes = _lost_updates(self.trainable())
+        if settings.precision == "fp8_block":
+            self.notes += use_fp8(model, self.fp8)
         if settings.activations == "recompute":
             recompute_layers(model)
         self.bad_steps_in_a_row = 0
@@ -74,6 +76,16 @@ class Learner:
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+
+def _lost_updates(trained: Sequence[nn.Parameter]) -> list[str]:
+    """A note for the user where weights themselves, and not adapters of theirs in float32, are moved in bfloat16."""
+    if all(parameter.dtype != torch.bfloat16 for parameter in trained):
+        return []
+    return [
+        "weights are trained in bfloat16: an update smaller than 1/256 of a weight is lost; model.dtype: float32 with "
+        "a stage's precision: bf16 keeps it"
+    ]
 
 
 def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], step: int) -> Tally:

@@ -75,23 +75,19 @@ def complete_predictor(model: PreTrainedModel, own: dict[str, Tensor]) -> None:
 
     `own` are the weights of its own parts, such as `enorm.weight`.
     """
-    _resize(model.config, -1)
+    resize_config(model.config, -1)
     _complete(model, seed=0)
     predictor_of(model).load_state_dict(own, strict=False)
 
 
-def grow_config(config: Any) -> None:
-    """Let a config describe a trunk of one layer more, as which the predictor's decoder layer is loaded."""
-    _resize(config, 1)
-
-
-def _resize(config: Any, by: int) -> None:
+def resize_config(config: Any, by: int) -> None:
+    """Let a config describe a trunk of so many layers more, the new ones like the last, or of so many fewer."""
     depth = config.num_hidden_layers
     for key in LISTS_BY_LAYER:
         values = getattr(config, key, None)
         if isinstance(values, list) and len(values) == depth:
             # Both are set at once: transformers checks that they agree.
-            config.__dict__[key] = [*values, values[-1]][: depth + by]
+            config.__dict__[key] = (values + values[-1:] * by)[: depth + by]
     config.__dict__["num_hidden_layers"] = depth + by
 
 

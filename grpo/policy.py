@@ -144,16 +144,6 @@ def save_policy(policy: Policy, folder: Path) -> None:
         policy.tokenizer.save_pretrained(unfinished)
 
 
-def trainable_parameters(policy: Policy) -> list[nn.Parameter]:
-    """The parameters an optimizer moves: all of them, or the adapters alone under LoRA."""
-    return [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-
-
-def parameter_count(policy: Policy) -> int:
-    """All parameters, adapters included, tied ones once."""
-    return sum(parameter.numel() for parameter in policy.model.parameters())
-
-
 # --- the reference ----------------------------------------------------------------------------------------------------
 
 

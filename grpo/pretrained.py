@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from grpo.families import write_config_keys
 from grpo.loading import any_tokenizer, check_exists, said_plainly
 from grpo.model_settings import ModelSettings
-from grpo.mtp import LAYERS_KEY, complete_predictor, grow_config
+from grpo.mtp import LAYERS_KEY, complete_predictor, resize_config
 from grpo.mtp_files import passed_over, stored_parts
 from grpo.types import UserError
 
@@ -63,7 +63,7 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
     parts = {} if settings.mtp == "drop" else stored
     behind_trunk = rf"\.layers\.{getattr(config, 'num_hidden_layers', None)}\."
     if parts:
-        grow_config(config)
+        resize_config(config, 1)
     elif getattr(config, LAYERS_KEY, 0):
         setattr(config, LAYERS_KEY, 0)  # what the folder promises and does not hold, or what is dropped
     with said_plainly(path, "model"), passed_over(config, behind_trunk):

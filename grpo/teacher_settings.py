@@ -13,3 +13,4 @@ class TeacherSettings(Settings):
     path: str = Field(description="a folder or hub name of a model with the same tokenizer")
     share: Share = Field(0.9, description="of KL in the loss; cross-entropy has the rest")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    trust_remote_code: bool = Field(False, description="run code from the teacher's folder, as model.trust_remote_code")

@@ -46,11 +46,6 @@ def starting_policy(run: StageRun) -> Policy:
     """The model that the stage starts from, on its device, ready for packed sequences."""
     policy = load_policy(run.model, run.start_model, seed=run.seed + run.number)
     policy.model.to(run.accelerator.device)
-    if run.model.dtype == "bfloat16" and run.model.lora is None:
-        run.display.note(
-            "model.dtype is bfloat16: an update smaller than 1/256 of a weight is lost; dtype: float32 with a stage's "
-            "precision: bf16 keeps it"
-        )
     for note in prepare_packing(policy.model, policy.tokenizer):
         run.display.note(note)
     return policy

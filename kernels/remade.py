@@ -43,14 +43,25 @@ def _pack(tensor: Tensor) -> Any:
     whole = tensor if tensor._base is None else tensor._base
     recipe = getattr(whole, _RECIPE, None)
     if recipe is None or whole._version != recipe.version:  # one that was written to since is another tensor
-        return tensor
+        # Detached, since an output that held itself would never be freed; it shares the counter of versions.
+        return tensor.detach(), tensor._version
     recipe.waiting += 1
     return recipe, tensor.size(), tensor.stride(), tensor.storage_offset()
 
 
 def _unpack(packed: Any) -> Tensor:
-    if isinstance(packed, Tensor):
-        return packed
+    if isinstance(packed[0], Tensor):
+        return _unchanged(*packed)
     recipe, size, stride, offset = packed
     made: Tensor = recipe.take()
     return made.as_strided(size, stride, offset)
+
+
+def _unchanged(tensor: Tensor, version: int) -> Tensor:
+    """What autograd checks itself where no hooks keep its tensors."""
+    if tensor._version != version:
+        raise RuntimeError(
+            "a tensor needed for the gradient has been modified by an inplace operation since the forward pass: its "
+            f"shape is {list(tensor.shape)}, its version {tensor._version}, expected version {version}"
+        )
+    return tensor

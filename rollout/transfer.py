@@ -43,11 +43,16 @@ def planned_way(settings: ServerSettings, cpu: bool) -> Way:
     Raises:
         UserError: the recipe asks for a way of GPUs and there is none.
     """
-    if settings.transfer in ("ipc", "nccl") and cpu:
-        raise UserError(_impossible(settings.transfer, "needs GPUs, got none on this machine"))
+    check_way(settings, cpu)
     if settings.transfer == "auto":
         return "file" if cpu or settings.folder is not None else "nccl"
     return settings.transfer
+
+
+def check_way(settings: ServerSettings, cpu: bool) -> None:
+    """Raise UserError where a recipe asks for a way of GPUs, whosever servers it leads to, and the learner has none."""
+    if settings.transfer in ("ipc", "nccl") and cpu:
+        raise UserError(_impossible(settings.transfer, "needs GPUs, got none on this machine"))
 
 
 def chosen_way(settings: ServerSettings, learner_gpu: str | None, places: Sequence[Place]) -> Way:

@@ -77,7 +77,13 @@ def can_serve(config: Any) -> bool:
 
 
 def _check_predictor(config: Any) -> None:
-    if getattr(config, "num_nextn_predict_layers", 0) and not family_of(config).engine_mtp:
+    if getattr(config, "num_nextn_predict_layers", 0):
+        check_serves_predictor(config)
+
+
+def check_serves_predictor(config: Any) -> None:
+    """Raise UserError where vLLM does not know what the architecture's weights of multi-token prediction are."""
+    if not family_of(config).engine_mtp:
         raise UserError(
             f"rollout.engine: vLLM loads no {config.model_type} model with a layer of multi-token prediction: set "
             "engine: transformers, or model.mtp: drop"

@@ -15,6 +15,8 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from grpo.policy import Policy, save_policy
+
 SPECIAL_TOKENS = ["<eos>", "<think>", "</think>", "<answer>", "</answer>"]
 
 TINY = {
@@ -129,6 +131,32 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
         return AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
 
     return make
+
+
+@pytest.fixture
+def save_tiny(
+    tiny_model: Callable[..., PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> Callable[..., Path]:
+    """`save_tiny(family, dtype, **config)`: the folder of a tiny random model and its tokenizer."""
+
+    def save(family: str = "llama", dtype: torch.dtype = torch.float32, **config: Any) -> Path:
+        policy = Policy(tiny_model(family, **config).to(dtype), byte_tokenizer, family)
+        save_policy(policy, tmp_path / family)
+        return tmp_path / family
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def load_whole() -> Callable[[Path], PreTrainedModel]:
+    """A folder's model as transformers reads it, with not a weight too many or too few."""
+
+    def load(folder: Path) -> PreTrainedModel:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(loaded[1].values())
+        return loaded[0]
+
+    return load
 
 
 # --- a whole run in seconds -------------------------------------------------------------------------------------------

@@ -11,14 +11,16 @@ from transformers import PreTrainedModel
 
 from grpo.batch import pack
 from grpo.cli import train
-from grpo.distillation import Distillation
+from grpo.distillation import Distillation, load_teacher
 from grpo.estimate import describe
 from grpo.forward import prepare_packing
 from grpo.model_settings import InitSettings
-from grpo.policy import save_policy
+from grpo.mtp import add_predictor, predictor_of
+from grpo.policy import Policy, save_policy
 from grpo.recipe_file import load_recipe
 from grpo.scratch import make_policy
 from grpo.tasks.text import passages
+from grpo.teacher_settings import TeacherSettings
 from grpo.types import TokenSequence, UserError
 
 CPU = torch.device("cpu")
@@ -88,6 +90,40 @@ def test_a_stage_draws_nearer_to_its_teacher(write_recipe: Callable[..., Path], 
     rows = figures(recipe)
     assert rows[-1]["distill/kl"] < 0.8 * rows[0]["distill/kl"]
     assert [row["loss"] for row in rows] == pytest.approx([row["distill/kl"] for row in rows], rel=1e-5)
+
+
+def test_a_teacher_is_the_trunk_alone_and_may_bring_code_where_that_is_allowed(
+    tmp_path: Path, byte_tokenizer: Any, tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    """Its folder says that its config is in a file of its own, which nothing runs until the recipe lets it."""
+    model = tiny_model("llama")
+    add_predictor(model, seed=0)
+    policy = Policy(model, byte_tokenizer, "")
+    save_policy(policy, tmp_path / "teacher")
+    assert predictor_of(load_teacher(settings(tmp_path), policy, CPU)[0]) is None
+
+    config = tmp_path / "teacher" / "config.json"
+    own = {"model_type": "own_llama", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | own))
+    (tmp_path / "teacher" / "own.py").write_text(OWN_CODE)
+    with pytest.raises(UserError, match="teacher"):
+        load_teacher(settings(tmp_path), policy, CPU)
+    assert type(load_teacher(settings(tmp_path, trust_remote_code=True), policy, CPU)[0]).__name__ == "Own"
+
+
+def settings(folder: Path, **given: Any) -> TeacherSettings:
+    return TeacherSettings(path=str(folder / "teacher"), **given)
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+class Own(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
 
 
 def test_the_dry_run_counts_the_teacher(write_recipe: Callable[..., Path], tmp_path: Path) -> None:

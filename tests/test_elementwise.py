@@ -1,7 +1,10 @@
 """Norms and gates in few passes: their values, gradients, and what they keep for the backward pass."""
 
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -94,3 +97,26 @@ def test_a_tensor_that_was_written_to_is_kept_as_it_is() -> None:
         doubled.square().sum().backward()
     assert source.grad is not None
     assert source.grad.tolist() == [12.0] * 3  # d (2x + 1)^2 / dx at 1
+
+
+@pytest.mark.parametrize("within", [nullcontext, remaking])
+def test_a_change_between_forward_and_backward_is_refused(within: Callable[[], AbstractContextManager[None]]) -> None:
+    """As torch refuses it by itself: of an input, of a view's base, and of an output that its own gradient needs."""
+    weight, source = torch.ones(3, requires_grad=True), torch.ones(2, 3)
+    exponential = torch.ones(3, requires_grad=True)
+    with within():
+        losses = [(weight * source).sum(), (weight * source[0]).sum(), (out := exponential.exp()).sum()]
+    source += 1
+    with torch.no_grad():
+        out.zero_()
+    for loss in losses:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_an_output_that_its_own_gradient_needs_is_let_go_without_a_backward_pass() -> None:
+    with remaking():
+        out = torch.ones(3, requires_grad=True).exp()
+    alive = weakref.ref(out)
+    del out
+    assert alive() is None

@@ -206,10 +206,20 @@ def test_tokens_that_engine_and_policy_route_differently_are_a_share() -> None:
 
 def test_a_dense_model_has_no_figures_of_routers(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model: nn.Module = tiny_model("llama")
-    with pytest.raises(UserError, match="expected a model with routers as transformers has them, got LlamaForCausalLM"):
+    with pytest.raises(UserError, match="expected a model with routers, got a dense LlamaForCausalLM"):
         Learner(model, stage(experts={"sequence_balance_loss": 0.1}), 10, Accelerator(cpu=True))
     learner = Learner(model, stage(), 10, Accelerator(cpu=True))
     batch = make_batch(TRAJECTORIES[:2], CPU)
     objective = PolicyGradient(make_loss(stage().loss), 1.0, stage(kl={"beta": 0}).kl, None, 0.0)
     figures = train_step(learner, [batch], objective, 0).figures()
     assert not [name for name in figures if name.startswith("router/")]
+
+
+def test_a_mixture_whose_routers_are_not_found_is_refused_without_settings_too(
+    tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = tiny_model("qwen3_moe")
+    mlp = model.get_decoder().layers[0].mlp
+    mlp.router = mlp._modules.pop("gate")
+    with pytest.raises(UserError, match="got Qwen3MoeForCausalLM without, of transformers"):
+        Learner(model, stage(), 10, Accelerator(cpu=True))

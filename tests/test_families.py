@@ -1,9 +1,13 @@
 import logging
+from collections.abc import Callable
 
 import pytest
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig, PreTrainedModel
 
 from grpo.families import FAMILIES, UNKNOWN, Router, family_of, write_config_keys
+from grpo.model_settings import LoraSettings
+from grpo.policy import add_lora
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -42,6 +46,24 @@ def test_a_mixture_of_experts_is_adapted_in_its_attention_and_its_experts() -> N
             assert set(family.lora_targets).isdisjoint(family.not_lora_targets), model_type
             config = CONFIG_MAPPING[model_type]
             assert config in AutoModelForCausalLM._model_mapping
+
+
+PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2", "deepseek_v3")
+
+
+@pytest.mark.parametrize("model_type", [*PLAIN, *MIXTURES])
+def test_lora_reaches_every_layer(tiny_model: Callable[..., PreTrainedModel], model_type: str) -> None:
+    """All linear layers of a dense model, known or not; of a mixture those of attention, and every routed expert."""
+    model = tiny_model(model_type)
+    routed = {name for name, p in model.named_parameters() if p.ndim == 3}
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers." in name}
+    wanted = {name for name in linear if ".mlp." not in name} if model_type in MIXTURES else linear
+    names = {name for name, _ in add_lora(model, LoraSettings(rank=2)).named_parameters() if "lora_B" in name}
+    reached = {name.removeprefix("base_model.model.").partition(".lora_B")[0] for name in names}
+    assert {name for name in reached if not name.endswith((".experts", ".experts.base_layer"))} == wanted
+    assert bool(routed) == (model_type in MIXTURES)
+    assert sum(name.endswith((".experts", ".experts.base_layer")) for name in reached) == len(routed)
 
 
 def test_routers_read_the_config() -> None:

@@ -3,16 +3,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import MtpModel
 
 from grpo.checkpoint_names import checkpoint_tensors
 from grpo.cli import train
+from grpo.learner import Learner
 from grpo.model_settings import LoraSettings, ModelSettings
 from grpo.mtp import add_predictor, predicting_decoder, predictor_input, predictor_of
+from grpo.mtp_loss import mtp_settings
+from grpo.mtp_settings import UNMOVED, MtpSettings
 from grpo.policy import Policy, add_lora, load_policy, save_policy
 from grpo.rollout.vllm_options import can_serve
+from grpo.sft_stage import SftStage
 from grpo.types import UserError
 
 FAMILIES = ["deepseek_v3", "llama", "qwen2", "qwen3_moe", "gemma2"]
@@ -79,7 +84,8 @@ def test_transformers_own_predictor_says_the_same(tiny_model, save) -> None:
         hidden = trunk.model(input_ids=IDS).last_hidden_state
         for length in (2, 5):
             positions = torch.arange(length)[None]
-            _, logits, _ = theirs(IDS[:, 1 : length + 1], hidden[:, :length], None, positions, None)
+            seen = torch.ones_like(positions)
+            _, logits, _ = theirs(IDS[:, 1 : length + 1], hidden[:, :length], seen, positions, None)
             torch.testing.assert_close(logits[:, 0], draft_logits(model)[:, length - 1], atol=1e-5, rtol=0)
 
 
@@ -127,9 +133,40 @@ def test_it_is_trained_whole_beside_adapters_which_leave_it_alone(tiny_model, sa
     assert torch.equal(draft_logits(load(save(adapted)).model), draft_logits(model))
 
 
+def test_half_precision_is_warned_of_where_it_is_trained(tiny_model, save) -> None:
+    """Under LoRA that is the predictor alone, when a stage moves it: adapters are float32."""
+    model = tiny_model("llama")
+    add_predictor(model, seed=0)
+    adapted = load(save(model), dtype="bfloat16", lora=LoraSettings(rank=2)).model
+    assert [note.split(":")[0] for note in learner_of(adapted).notes] == ["weights are trained in bfloat16"]
+    assert mtp_settings(adapted, UNMOVED, MtpSettings()) is None
+    assert learner_of(adapted).notes == []
+    assert len(learner_of(load(save(tiny_model("llama"), "whole"), dtype="bfloat16").model).notes) == 1
+
+
+def learner_of(model) -> Learner:
+    stage = {"kind": "sft", "steps": 1, "lr": 1e-3, "problems": {"path": "none"}}
+    return Learner(model, SftStage.model_validate(stage), 1, Accelerator(cpu=True))
+
+
 def test_an_architecture_without_such_layers_is_refused(tiny_model) -> None:
     with pytest.raises(UserError, match="GPT2LMHeadModel keeps its layers in a way"):
         add_predictor(tiny_model("gpt2"), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "evaluate"])
+def test_a_predictor_that_vllm_does_not_know_is_found_ahead(
+    tiny_model, save, write_recipe, monkeypatch, capsys, kind: str
+) -> None:
+    monkeypatch.setenv("GRPO_SERVER_KEY", "none")
+    engine = {"engine": "vllm-server", "servers": {"urls": ["http://localhost:1"]}}
+    stage = {"kind": "grpo", "steps": 1, "lr": 1e-3, "rollout": engine} if kind == "grpo" else {"kind": kind} | engine
+    model = {"path": str(save(tiny_model("llama"))), "mtp": "add"}
+    assert train([str(write_recipe(model=model, stages=[stage]))]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "rollout.engine: vLLM loads no llama model with a layer of multi-token prediction: set engine: transformers, "
+        "or model.mtp: drop"
+    )
 
 
 def test_vllm_serves_a_predictor_of_deepseek_alone(tiny_model) -> None:

@@ -12,9 +12,9 @@ from grpo.activations import recompute_layers
 from grpo.batch import pack, packed_routes, token_indices
 from grpo.experts.observe import Routing, observe, router_rule, routers_of
 from grpo.forward import packs, prepare_packing, target_logprobs
-from grpo.types import Routes, TokenSequence
+from grpo.types import Routes, TokenSequence, UserError
 
-FAMILIES = ["qwen2_moe", "qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
+FAMILIES = ["qwen2_moe", "qwen3_moe", "mixtral", "glm4_moe", "deepseek_v2", "deepseek_v3"]
 SEQUENCES = [
     TokenSequence((5, 6, 7), (8, 9, 10, 11)),
     TokenSequence((5, 6, 7), (9, 3)),
@@ -54,6 +54,22 @@ def others(routing: Routing) -> Tensor:
 def test_a_dense_model_has_no_routing(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     assert router_rule(model) is None
+    assert observe(model, TOKENS, None, lambda: 7) == (7, None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_router_is_found_or_missed_aloud(tiny_model: Callable[..., PreTrainedModel], family: str) -> None:
+    model = tiny_model(family)
+    routers = routers_of(model)
+    assert routers == [module for module in model.modules() if type(module).__name__.endswith("Router")] != []
+    layer = next(layer for layer in model.get_decoder().layers if routers[0] in layer.modules())
+    layer.mlp.router = layer.mlp._modules.pop("gate")
+    with pytest.raises(UserError, match=f"a router called gate, got {type(model).__name__} without"):
+        observe(model, TOKENS, None, lambda: 7)
+
+
+def test_a_mixture_of_dense_layers_alone_has_no_routing(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("deepseek_v3", first_k_dense_replace=4)
     assert observe(model, TOKENS, None, lambda: 7) == (7, None)
 
 

@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from grpo.policy import (
     load_policy,
     make_reference,
     merged_model,
-    parameter_count,
     save_policy,
-    trainable_parameters,
 )
 from grpo.pretrained import load_config, load_tokenizer
 from grpo.scratch import make_policy
@@ -64,10 +63,18 @@ def logits(model: nn.Module) -> torch.Tensor:
         return model(IDS).logits
 
 
+def trained(policy: Policy) -> list[nn.Parameter]:
+    return [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+
+
+def size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
 def disturb(policy: Policy) -> None:
     """Move every trained parameter, as training does."""
     with torch.no_grad():
-        for parameter in trainable_parameters(policy):
+        for parameter in trained(policy):
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
 
 
@@ -196,21 +203,20 @@ def test_fresh_adapters_change_nothing_and_alone_are_trained(folders: dict[str, 
     adapted = load_policy(settings(LORA), str(folders[name]))
     assert isinstance(adapted.model, PeftModel)
     assert torch.equal(logits(plain.model), logits(adapted.model))
-    trained = sum(parameter.numel() for parameter in trainable_parameters(adapted))
-    assert parameter_count(adapted) == parameter_count(plain) + trained
-    assert len(trainable_parameters(plain)) == len(list(plain.model.parameters()))
+    assert size(adapted.model.parameters()) == size(plain.model.parameters()) + size(trained(adapted))
+    assert len(trained(plain)) == len(list(plain.model.parameters()))
 
 
 def test_adapters_of_llama_have_the_size_of_their_modules(folders: dict[str, Path]) -> None:
     adapted = load_policy(settings(LORA), str(folders["llama"]))
     # rank 2 * (in + out): four of 16 + 16, three of 16 + 24, in two layers
-    assert sum(p.numel() for p in trainable_parameters(adapted)) == 2 * 2 * (4 * 32 + 3 * 40)
+    assert size(trained(adapted)) == 2 * 2 * (4 * 32 + 3 * 40)
 
 
 def test_the_seed_decides_the_adapters(folders: dict[str, Path]) -> None:
     path = str(folders["llama"])
     one, same, other = (load_policy(settings(LORA), path, seed) for seed in (1, 1, 2))
-    first = [trainable_parameters(policy)[0] for policy in (one, same, other)]
+    first = [trained(policy)[0] for policy in (one, same, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
 
@@ -240,8 +246,9 @@ def test_experts_are_adapted_unless_targets_leave_them_out(folders: dict[str, Pa
     policy = load_policy(settings(LoraSettings(rank=2)), path)
     layer: Any = load_policy(settings(), path).model.get_submodule("model.layers.1.mlp.experts")
     tensors = (layer.gate_up_proj, layer.down_proj)
+    # of one layer, since the first of two is dense
     added = sum(2 * len(tensor) * (tensor.shape[1] + tensor.shape[2]) for tensor in tensors)
-    assert parameter_count(policy) == parameter_count(attention) + added  # the first layer of two is dense
+    assert size(policy.model.parameters()) == size(attention.model.parameters()) + added
     disturb(policy)
     before = logits(policy.model)
     pushed = checkpoint_tensors(policy.model)
@@ -330,7 +337,7 @@ def test_the_policy_is_given_back_whole_when_the_reference_fails(policy: Policy)
     assert policy.model.training
     for name, parameter in policy.model.named_parameters():
         assert torch.equal(parameter, before[name])
-    assert all(parameter.requires_grad for parameter in trainable_parameters(policy))
+    assert all(parameter.requires_grad for parameter in trained(policy))
 
 
 def test_using_the_reference_leaves_gradients_of_the_policy_alone(policy: Policy) -> None:
@@ -340,13 +347,13 @@ def test_using_the_reference_leaves_gradients_of_the_policy_alone(policy: Policy
     reference.refresh(policy)
     disturb(policy)
     policy.model(IDS).logits.square().sum().backward()
-    alone = [parameter.grad.clone() for parameter in trainable_parameters(policy)]
+    alone = [parameter.grad.clone() for parameter in trained(policy)]
     policy.model.zero_grad()
     loss = policy.model(IDS).logits.square().sum()
     with torch.no_grad(), reference.model() as model:
         model(IDS)
     loss.backward()
-    for parameter, gradient in zip(trainable_parameters(policy), alone, strict=True):
+    for parameter, gradient in zip(trained(policy), alone, strict=True):
         assert torch.equal(parameter.grad, gradient)
 
 

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.cli import main
 from grpo.convert.text import perplexity, read_windows
 from grpo.convert.to_mla import Latents, cached_values, to_mla
 from grpo.convert.upcycle import Upcycling, upcycle
 from grpo.convert.weights import Tensors
-from grpo.policy import Policy, save_policy
 
 Save = Callable[..., Path]
+Load = Callable[[Path], PreTrainedModel]
+Logprobs = Callable[[Path, tuple[int, ...]], torch.Tensor]
 
 TEXT = "".join(f"{number} squared is {number * number}, and its half is {number / 2}. " for number in range(40))
 WINDOW = 8
@@ -30,31 +32,25 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(tiny_model: Any, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Save:
-    """The folder of a tiny random model; its weights are small enough for it to know how little it knows."""
-
-    def save(family: str = "llama", dtype: torch.dtype = torch.float32, **config: Any) -> Path:
-        policy = Policy(tiny_model(family, **{"initializer_range": 0.1, **config}).to(dtype), byte_tokenizer, family)
-        save_policy(policy, tmp_path / family)
-        return tmp_path / family
-
-    return save
+def source(save_tiny: Save) -> Save:
+    """Weights small enough for a model to know how little it knows."""
+    return partial(save_tiny, initializer_range=0.1)
 
 
-def load(folder: Path) -> PreTrainedModel:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(loaded[1].values())
-    return loaded[0]
+@pytest.fixture
+def logprobs(load_whole: Load) -> Logprobs:
+    """Of every token after each of some ids, by the model of a folder."""
 
+    @torch.no_grad()
+    def of(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
+        return load_whole(folder)(torch.tensor([ids])).logits.float().log_softmax(-1)
 
-@torch.no_grad()
-def logprobs(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
-    return load(folder)(torch.tensor([ids])).logits.float().log_softmax(-1)
+    return of
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_a_window_shows_is_kept_when_ranks_suffice(
-    source: Save, text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, tied: bool
+    source: Save, text: Path, tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, tied: bool, logprobs: Logprobs
 ) -> None:
     """One key head: its keys turn as before, and 9 latents tell all 8 tokens' values, whatever their norm."""
     src = source(num_key_value_heads=1, tie_word_embeddings=tied)
@@ -64,7 +60,9 @@ def test_what_a_window_shows_is_kept_when_ranks_suffice(
     torch.testing.assert_close(logprobs(tmp_path / "out", ids), logprobs(src, ids), rtol=0, atol=1e-3)
 
 
-def test_more_rank_loses_less(source: Save, text: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
+def test_more_rank_loses_less(
+    source: Save, text: Path, tmp_path: Path, byte_tokenizer: Any, logprobs: Logprobs
+) -> None:
     src = source(initializer_range=0.3)
     ids = read_windows(text, byte_tokenizer, 64)[-1]
     gaps = []
@@ -75,21 +73,23 @@ def test_more_rank_loses_less(source: Save, text: Path, tmp_path: Path, byte_tok
     assert gaps == sorted(gaps, reverse=True)
 
 
-def test_perplexity_is_that_of_transformers(source: Save, text: Path, byte_tokenizer: Any) -> None:
-    windows, model = read_windows(text, byte_tokenizer, 32)[:3], load(source())
+def test_perplexity_is_that_of_transformers(source: Save, text: Path, byte_tokenizer: Any, load_whole: Load) -> None:
+    windows, model = read_windows(text, byte_tokenizer, 32)[:3], load_whole(source())
     with torch.no_grad():
         losses = [model(ids, labels=ids).loss.item() for ids in (torch.tensor([window]) for window in windows)]
     assert perplexity(model, windows) == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
 
 
-def test_figures_are_of_the_text_s_end(source: Save, text: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
+def test_figures_are_of_the_text_s_end(
+    source: Save, text: Path, tmp_path: Path, byte_tokenizer: Any, load_whole: Load
+) -> None:
     src = source()
     done = to_mla(str(src), tmp_path / "out", Latents(rank=8, text=text, window=32, held_out=0.1))
     windows = read_windows(text, byte_tokenizer, 32)
     held_out = windows[-round(0.1 * len(windows)) :]
     assert done.tokens == 32 * len(held_out)
-    assert done.perplexity_before == pytest.approx(perplexity(load(src), held_out), rel=1e-5)
-    assert done.perplexity_after == pytest.approx(perplexity(load(tmp_path / "out"), held_out), rel=1e-5)
+    assert done.perplexity_before == pytest.approx(perplexity(load_whole(src), held_out), rel=1e-5)
+    assert done.perplexity_after == pytest.approx(perplexity(load_whole(tmp_path / "out"), held_out), rel=1e-5)
     assert (done.cached_before, done.cached_after) == (2 * 2 * 2 * 8, 2 * (8 + 4))
 
 
@@ -103,12 +103,12 @@ def test_the_config_says_what_transformers_and_vllm_route_by(source: Save, text:
     assert config.eos_token_id == 256
 
 
-def test_experts_are_kept_as_they_are(source: Save, text: Path, tmp_path: Path) -> None:
+def test_experts_are_kept_as_they_are(source: Save, text: Path, tmp_path: Path, load_whole: Load) -> None:
     """Experts, then latents, as well as latents, then experts (tests/test_upcycle.py)."""
     mixture, out = tmp_path / "mixture", tmp_path / "out"
     upcycle(str(source()), mixture, Upcycling(experts=4, top_k=2, granularity=2))
     to_mla(str(mixture), out, Latents(rank=8, text=text, window=32))
-    config = load(out).config
+    config = load_whole(out).config
     assert (config.n_routed_experts, config.n_shared_experts, config.routed_scaling_factor) == (4, 2, 2.0)
     before, after = Tensors(mixture), Tensors(out)
     same = [name for name in before.names() if ".self_attn." not in name]

@@ -48,9 +48,10 @@ def test_a_way_of_gpus_is_refused_on_a_cpu(way: Way) -> None:
 
 
 @pytest.mark.skipif(not on_cpu(), reason="needs a machine without a GPU")
-def test_before_any_stage_runs(write_recipe: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("given", [{"count": 1}, {"urls": ["http://10.0.0.2:8000"]}])
+def test_before_any_stage_runs(write_recipe: Callable[..., Path], given: dict[str, object]) -> None:
     pytest.importorskip("vllm")
-    stages = [{"kind": "evaluate", "engine": "vllm-server", "servers": {"count": 1, "transfer": "nccl"}}]
+    stages = [{"kind": "evaluate", "engine": "vllm-server", "servers": given | {"transfer": "nccl"}}]
     recipe = load_recipe(write_recipe(stages=stages), [])
     with pytest.raises(UserError, match=r"servers\.transfer: nccl needs GPUs"):
         check_ahead(recipe, chain(recipe), Path(recipe.output))

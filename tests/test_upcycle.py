@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel
 
 from grpo.cli import main
 from grpo.convert.upcycle import Upcycling, slices, upcycle
 from grpo.convert.weights import Tensors, TensorWriter
 from grpo.model_settings import ModelSettings
-from grpo.policy import Policy, load_policy, save_policy
+from grpo.policy import load_policy
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SETTINGS = Upcycling(experts=4, top_k=2)
@@ -29,29 +29,19 @@ LLAMA3 = {
 IDS = torch.arange(60).view(2, 30)
 
 Save = Callable[..., Path]
+Load = Callable[[Path], PreTrainedModel]
+Logits = Callable[[Path], torch.Tensor]
 
 
 @pytest.fixture
-def dense(tiny_model: Any, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Save:
-    """The folder of a tiny random dense model."""
+def logits(load_whole: Load) -> Logits:
+    """A folder's answer to IDS."""
 
-    def save(family: str = "llama", dtype: torch.dtype = torch.float32, **config: Any) -> Path:
-        policy = Policy(tiny_model(family, **config).to(dtype), byte_tokenizer, family)
-        save_policy(policy, tmp_path / family)
-        return tmp_path / family
+    @torch.no_grad()
+    def of(folder: Path) -> torch.Tensor:
+        return load_whole(folder)(IDS).logits.float()
 
-    return save
-
-
-def load(folder: Path) -> PreTrainedModel:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(loaded[1].values())
-    return loaded[0]
-
-
-@torch.no_grad()
-def logits(folder: Path) -> torch.Tensor:
-    return load(folder)(IDS).logits.float()
+    return of
 
 
 @pytest.mark.parametrize(
@@ -65,12 +55,12 @@ def logits(folder: Path) -> torch.Tensor:
     ],
 )
 def test_the_mixture_computes_what_the_dense_model_does(
-    dense: Save, tmp_path: Path, family: str, config: dict[str, Any]
+    save_tiny: Save, tmp_path: Path, family: str, config: dict[str, Any], load_whole: Load, logits: Logits
 ) -> None:
-    src = dense(family, **config)
+    src = save_tiny(family, **config)
     upcycle(str(src), tmp_path / "out", SETTINGS)
     torch.testing.assert_close(logits(tmp_path / "out"), logits(src), rtol=0, atol=1e-5)
-    assert load(tmp_path / "out").config.model_type == "glm4_moe"
+    assert load_whole(tmp_path / "out").config.model_type == "glm4_moe"
     assert load_policy(ModelSettings(path="-"), str(tmp_path / "out")).tokenizer.eos_token_id == 256
 
 
@@ -84,14 +74,16 @@ def test_the_mixture_computes_what_the_dense_model_does(
         {"dense_layers": 0, "scale": 2.5},
     ],
 )
-def test_so_it_does_whatever_the_experts_are(dense: Save, tmp_path: Path, changed: dict[str, Any]) -> None:
-    src = dense()
+def test_so_it_does_whatever_the_experts_are(
+    save_tiny: Save, tmp_path: Path, changed: dict[str, Any], logits: Logits
+) -> None:
+    src = save_tiny()
     upcycle(str(src), tmp_path / "out", replace(SETTINGS, **changed))
     torch.testing.assert_close(logits(tmp_path / "out"), logits(src), rtol=0, atol=1e-5)
 
 
-def test_in_bfloat16_only_the_router_bias_stays_float32(dense: Save, tmp_path: Path) -> None:
-    src = dense(dtype=torch.bfloat16)
+def test_in_bfloat16_only_the_router_bias_stays_float32(save_tiny: Save, tmp_path: Path, logits: Logits) -> None:
+    src = save_tiny(dtype=torch.bfloat16)
     upcycle(str(src), tmp_path / "out", SETTINGS)
     torch.testing.assert_close(logits(tmp_path / "out"), logits(src), rtol=0, atol=0)
     tensors = Tensors(tmp_path / "out")
@@ -99,8 +91,8 @@ def test_in_bfloat16_only_the_router_bias_stays_float32(dense: Save, tmp_path: P
     assert wide == ["model.layers.1.mlp.gate.e_score_correction_bias"]
 
 
-def test_a_latent_model_without_experts_keeps_its_architecture(dense: Save, tmp_path: Path) -> None:
-    src = dense("deepseek_v3", first_k_dense_replace=2, tie_word_embeddings=False)
+def test_a_latent_model_without_experts_keeps_its_architecture(save_tiny: Save, tmp_path: Path, logits: Logits) -> None:
+    src = save_tiny("deepseek_v3", first_k_dense_replace=2, tie_word_embeddings=False)
     upcycle(str(src), tmp_path / "out", replace(SETTINGS, granularity=2))
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.model_type, config.topk_method, config.scoring_func) == ("deepseek_v3", "noaux_tc", "sigmoid")
@@ -108,9 +100,9 @@ def test_a_latent_model_without_experts_keeps_its_architecture(dense: Save, tmp_
     torch.testing.assert_close(logits(tmp_path / "out"), logits(src), rtol=0, atol=1e-5)
 
 
-def test_parameters_are_counted(dense: Save, tmp_path: Path) -> None:
+def test_parameters_are_counted(save_tiny: Save, tmp_path: Path) -> None:
     """A layer of experts: 4 routed of 32 x 12 x 3 beside the shared one, a router of 4 x 32, a bias of 4."""
-    sizes = upcycle(str(dense()), tmp_path / "out", replace(SETTINGS, granularity=4))
+    sizes = upcycle(str(save_tiny()), tmp_path / "out", replace(SETTINGS, granularity=4))
     assert sizes.total == sizes.dense + 4 * 32 * 12 * 3 + 4 * 32 + 4
     assert sizes.active == sizes.total - 2 * 32 * 12 * 3
 
@@ -131,31 +123,31 @@ def experts_of(src: Path, out: Path, **changed: Any) -> tuple[torch.Tensor, torc
     return made[f"{name}.shared_experts.gate_proj.weight"], torch.stack(experts)
 
 
-def test_half_of_the_units_are_drawn_anew(dense: Save, tmp_path: Path) -> None:
-    gate_ID, experts_EWD = experts_of(dense(), tmp_path / "out")
+def test_half_of_the_units_are_drawn_anew(save_tiny: Save, tmp_path: Path) -> None:
+    gate_ID, experts_EWD = experts_of(save_tiny(), tmp_path / "out")
     kept = [sum((row == gate_ID).all(1).any().item() for row in expert_WD) for expert_WD in experts_EWD]
     assert kept == [24] * 4
     assert experts_EWD.std().item() == pytest.approx(gate_ID.std().item(), rel=0.05)
 
 
-def test_noise_has_the_size_that_is_asked_for(dense: Save, tmp_path: Path) -> None:
+def test_noise_has_the_size_that_is_asked_for(save_tiny: Save, tmp_path: Path) -> None:
     """A copy is the dense network with its units in another order."""
-    gate_ID, experts_EWD = experts_of(dense(), tmp_path / "out", symmetry="noise", amount=0.1)
+    gate_ID, experts_EWD = experts_of(save_tiny(), tmp_path / "out", symmetry="noise", amount=0.1)
     gap = (experts_EWD[:, :, None] - gate_ID).norm(dim=-1).amin(-1) / 32**0.5
     assert gap.mean().item() == pytest.approx(0.1 * gate_ID.std().item(), rel=0.1)
 
 
-def test_the_same_seed_gives_the_same_experts(dense: Save, tmp_path: Path) -> None:
-    src = dense()
+def test_the_same_seed_gives_the_same_experts(save_tiny: Save, tmp_path: Path) -> None:
+    src = save_tiny()
     first, again = experts_of(src, tmp_path / "a")[1], experts_of(src, tmp_path / "b")[1]
     assert torch.equal(first, again)
     assert not torch.equal(first, experts_of(src, tmp_path / "c", seed=1)[1])
 
 
-def test_routed_experts_learn_from_the_first_step(dense: Save, tmp_path: Path) -> None:
+def test_routed_experts_learn_from_the_first_step(save_tiny: Save, tmp_path: Path, load_whole: Load) -> None:
     """The output projections move at once, and with them the copies part."""
-    upcycle(str(dense()), tmp_path / "out", SETTINGS)
-    model = load(tmp_path / "out").train()
+    upcycle(str(save_tiny()), tmp_path / "out", SETTINGS)
+    model = load_whole(tmp_path / "out").train()
     model(IDS, labels=IDS).loss.backward()
     experts: Any = model.get_submodule("model.layers.1.mlp.experts")
     by_expert_E = experts.down_proj.grad.flatten(1).norm(dim=1)
@@ -214,9 +206,9 @@ def test_large_models_are_written_in_parts(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_that_do_not_fit(
-    dense: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    save_tiny: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    src = dense()
+    src = save_tiny()
     capsys.readouterr()  # the progress of saving it
     assert main(["upcycle", str(src), str(tmp_path / "out"), *arguments]) == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -236,20 +228,27 @@ def test_numbers_that_do_not_fit(
     ],
 )
 def test_models_that_the_architecture_can_not_compute(
-    dense: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, config: dict[str, Any], sentence: str
+    save_tiny: Save,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    family: str,
+    config: dict[str, Any],
+    sentence: str,
 ) -> None:
-    arguments = ["upcycle", str(dense(family, **config)), str(tmp_path / "out"), "--experts", "4", "--top-k", "2"]
+    arguments = ["upcycle", str(save_tiny(family, **config)), str(tmp_path / "out"), "--experts", "4", "--top-k", "2"]
     assert main(arguments) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_kept(dense: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    src = dense()
+def test_a_folder_that_holds_something_is_kept(
+    save_tiny: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = save_tiny()
     assert main(["upcycle", str(src), str(src), "--experts", "4", "--top-k", "2"]) == 2
     assert "expected a new or empty folder" in capsys.readouterr().err
 
 
-def test_what_it_wrote_is_said(dense: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["upcycle", str(dense()), str(tmp_path / "out"), "--experts", "4", "--top-k", "2"]) == 0
+def test_what_it_wrote_is_said(save_tiny: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upcycle", str(save_tiny()), str(tmp_path / "out"), "--experts", "4", "--top-k", "2"]) == 0
     assert "parameters, of which a token meets" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from grpo.experts.routing import Segments, gate_weights, segments_of
 from grpo.families import Router, family_of
 from grpo.forward import row_map
-from grpo.types import PackedTokens
+from grpo.types import PackedTokens, UserError
 
 Result = TypeVar("Result")
 
@@ -32,16 +33,23 @@ def base_of(model: nn.Module) -> Any:
 def routers_of(model: nn.Module) -> list[Any]:
     """The modules that choose experts, from the first layer to the last; none in a dense model.
 
-    They are those that transformers would record router logits of; each gives (logits, weights, experts) of its rows.
-    The layer of multi-token prediction, which stands behind the model's own, is none of them.
+    Each is the gate of its layer and gives (logits, weights, experts) of its rows. The layer of multi-token prediction,
+    which stands behind the model's own, has none of them.
+
+    Raises:
+        UserError: a layer is neither dense nor has a gate, so that its routing would go unseen.
     """
-    base = base_of(model)
-    recorder = (getattr(base, "_can_record_outputs", None) or {}).get("router_logits")
-    kind = getattr(recorder, "target_class", recorder)
-    if router_rule(model) is None or kind is None:
+    if router_rule(model) is None:
         return []
+    base = base_of(model)
     layers = base.get_decoder().layers[: base.config.get_text_config().num_hidden_layers]
-    return [module for module in layers.modules() if isinstance(module, kind)]
+    found = [getattr(layer.mlp, "gate", None) for layer in layers if not hasattr(layer.mlp, "down_proj")]
+    if None in found:
+        raise UserError(
+            f"model: expected each layer with experts to have a router called gate, got {type(base).__name__} without, "
+            f"of transformers {version('transformers')}: install a version that grpo-train asks for"
+        )
+    return found
 
 
 def router_layers(model: nn.Module) -> list[int]:

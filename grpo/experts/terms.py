@@ -67,11 +67,11 @@ NO_BALANCE = BalanceLoss(ExpertSettings(), 1)
 
 
 def require_routers(model: nn.Module, settings: ExpertSettings) -> None:
-    """Raise UserError when something is asked of experts and the model has no router that is known."""
-    if settings != type(settings)() and not routers_of(model):
+    """Raise UserError when a model's routers are not found, or something is asked of experts and it has none."""
+    routers = routers_of(model)
+    if settings != type(settings)() and not routers:
         raise UserError(
-            f"experts: expected a model with routers as transformers has them, got {type(model).__name__}: leave "
-            "experts out"
+            f"experts: expected a model with routers, got a dense {type(model).__name__}: leave experts out"
         )
 
 

@@ -17,9 +17,11 @@ from grpo.metrics import Clock, peak_memory_mb
 from grpo.mtp_loss import MtpTerm, mtp_settings, term_at
 from grpo.mtp_settings import UNMOVED, MtpSettings
 from grpo.objective import CrossEntropy
+from grpo.policy import Policy
 from grpo.run import StageRun
 from grpo.sft_stage import SftStage
 from grpo.split import split
+from grpo.teacher_settings import TeacherSettings
 from grpo.templates import encode_example, make_template
 from grpo.training import advance, finish, resume, save_if_due, starting_policy
 from grpo.types import PackedTokens, Problem, TokenSequence, UserError
@@ -34,7 +36,7 @@ def run(stage: SftStage, run: StageRun) -> None:
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     examples = encode(problems.train, stage, policy.tokenizer, positions)
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
-    teacher = None if stage.teacher is None else load_teacher(stage.teacher, policy, run)
+    teacher = None if stage.teacher is None else _teacher(stage.teacher, policy, run)
     mtp = mtp_settings(policy.model, stage.mtp, MtpSettings() if teacher is None else UNMOVED)
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
     training = resume(run, policy, learner, reference=None)
@@ -58,6 +60,13 @@ def run(stage: SftStage, run: StageRun) -> None:
         advance(training, len(drawn), figures, [], step_load([tally]))
         save_if_due(training, steps)
     finish(training)
+
+
+def _teacher(settings: TeacherSettings, policy: Policy, run: StageRun) -> nn.Module:
+    teacher, notes = load_teacher(settings, policy, run.accelerator.device)
+    for note in notes:
+        run.display.note(note)
+    return teacher
 
 
 def _objective(
