@@ -89,9 +89,9 @@ def logged(folder: Path) -> int:
 
 
 def _pace(folder: Path) -> float:
-    """The seconds between two lines of a stage's figures."""
+    """The seconds between two lines that a stage logs."""
     times = [json.loads(line)["time"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return (times[-1] - times[0]) / max(logged(folder) - 1, 1)
 
 
 def kill_at(command: Sequence[str], run: Path, moment: Moment) -> Killed | None:
