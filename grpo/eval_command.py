@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from grpo.benchmarks import source_of
 from grpo.display import make_display
-from grpo.evaluation_table import table
+from grpo.evaluation_table import tables
 from grpo.recipe import Recipe
 from grpo.recipe_file import load_recipe, sentence_of
 from grpo.recorded import INTERVALS, Figures, Recorded, Wanted, figures_of, read_recorded
@@ -133,4 +133,6 @@ def wanted_of(answers: list[Recorded], k: list[int] | None, cons: list[int] | No
 
 def _print_table(options: Namespace, measured: list[tuple[str, str, Figures]]) -> None:
     title = str(options.from_samples or options.model)
-    make_display("eval", is_main_process=True).table(title, table(measured, options.accuracy))
+    display = make_display("eval", is_main_process=True)
+    for part, lines in tables(measured, options.accuracy).items():
+        display.table(f"{title}{part}", lines)

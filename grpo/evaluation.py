@@ -64,9 +64,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """
     if len(set(values)) < 2:
         return wilson_interval(sum(values), len(values), confidence)
+    low, high = normal_interval(values, confidence)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def normal_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return mean +- z std / sqrt(n) of values on any scale; of one value alone, nothing but itself twice."""
     mean = fmean(values)
-    half = _z(confidence) * stdev(values) / math.sqrt(len(values))
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+    half = _z(confidence) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean - half, mean + half
 
 
 def _z(confidence: float) -> float:

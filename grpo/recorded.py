@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any
 
-from grpo.evaluation import RIGHT, cons_at_k, is_right, mean_interval, pass_at_k, wilson_interval
+from grpo.evaluation import RIGHT, cons_at_k, is_right, mean_interval, normal_interval, pass_at_k, wilson_interval
 from grpo.rewards.accuracy import accuracy as judge_accuracy
 from grpo.rewards.answers.compare import EXACT, Tolerance
 from grpo.rewards.voting import RIGHT_VOTE, found_answer, votes
@@ -88,7 +88,8 @@ def figures_of(answers: Sequence[Recorded], wanted: Wanted) -> Figures:
 def _figures(answers: Sequence[Recorded], wanted: Wanted) -> Figures:
     greedy = [answer for answer in answers if answer.greedy]
     sampled = [answer for answer in answers if not answer.greedy]
-    return greedy_accuracy(greedy) | sampled_figures(sampled, wanted) | answer_figures(greedy or sampled)
+    shown = greedy or sampled
+    return greedy_accuracy(greedy) | sampled_figures(sampled, wanted) | answer_figures(shown) | spreads(shown)
 
 
 def greedy_accuracy(answers: Sequence[Recorded]) -> Figures:
@@ -112,6 +113,24 @@ def answer_figures(answers: Sequence[Recorded]) -> Figures:
     figures["unscorable"] = float(sum(not answer.scorable for answer in answers))
     figures["problems"] = float(len({answer.problem for answer in answers}))
     return figures | speculation_figures([(answer.tokens, answer.drafts) for answer in answers])
+
+
+def spreads(answers: Sequence[Recorded]) -> Figures:
+    """How far apart each reward's values are: `std` of completions, and the mean's 95 % interval over problems.
+
+    `low` and `high` are normal, of problems' means. Rewards may be on any scale, so equal values have no width.
+    """
+    figures: Figures = {}
+    for name in dict.fromkeys(name for answer in answers for name in answer.rewards):
+        by_problem: dict[str, list[float]] = defaultdict(list)
+        for answer in answers:
+            if (value := answer.rewards.get(name)) is not None:
+                by_problem[answer.problem].append(value)
+        if by_problem:
+            low, high = normal_interval([fmean(own) for own in by_problem.values()])
+            std = pstdev([value for own in by_problem.values() for value in own])
+            figures |= {f"spread/{name}/std": std, f"spread/{name}/low": low, f"spread/{name}/high": high}
+    return figures
 
 
 def sampled_figures(answers: Sequence[Recorded], wanted: Wanted) -> Figures:

@@ -15,10 +15,11 @@ import pytest
 from grpo.benchmarks import benchmark_columns, source_of
 from grpo.cli import main
 from grpo.eval_command import training_template
+from grpo.evaluation_table import tables
 from grpo.model_settings import TokenizerSettings
 from grpo.policy import save_policy
 from grpo.problem_settings import ProblemSettings
-from grpo.recorded import Wanted, figures_of, read_recorded
+from grpo.recorded import Recorded, Wanted, figures_of, read_recorded, spreads
 from grpo.rewards.accuracy import accuracy
 from grpo.rewards.voting import votes
 from grpo.scratch import InitSettings, make_policy
@@ -59,6 +60,29 @@ def test_without_k_it_is_all_samples() -> None:
     assert figures["pass@4"] == 1.0
     with pytest.raises(UserError, match="got n=4, c=2, k=5"):
         figures_of(read_recorded(RECORDED), Wanted([5], []))
+
+
+def answer(problem: str, value: float | None, source: str = "") -> Recorded:
+    rewards = {"accuracy": None, "liked": value}
+    return Recorded("m", "t", source, problem, False, False, False, rewards, True, 3, False, None)
+
+
+def test_the_spread_of_a_reward_by_hand() -> None:
+    """Completions 1, 3, 2 and 6: std sqrt(3.5); problems' means 2 and 4: std sqrt(2), of their mean 1, times 1.96."""
+    figures = spreads([answer("p", 1.0), answer("p", 3.0), answer("q", 2.0), answer("q", 6.0), answer("r", None)])
+    by_hand = {"std": 1.870829, "low": 3 - 1.959964, "high": 3 + 1.959964}
+    assert figures == pytest.approx({f"spread/liked/{name}": value for name, value in by_hand.items()})
+    alone = spreads([answer("p", -7.0)])
+    assert alone == {"spread/liked/std": 0.0, "spread/liked/low": -7.0, "spread/liked/high": -7.0}
+
+
+def test_a_preference_has_its_interval_and_deviation_in_the_last_table_and_sources_one_of_their_own() -> None:
+    answers = [answer("p", 1.0, "a"), answer("q", 3.0, "a"), answer("r", None, "b")]
+    by_source, overall = tables([("m", "t", figures_of(answers, Wanted((), ())))], "accuracy", ["liked"]).values()
+    shown = {"tokens": "3.0", "liked": "2.000 [0.040, 3.960]", "liked sd": "1.000"}
+    assert overall == [{"model": "m", "problems": "3"} | shown]
+    assert by_source[0] == {"model": "m", "problems of": "a", "problems": "2"} | shown
+    assert by_source[1] == by_source[0] | {"problems of": "b", "problems": "1", "liked": "-", "liked sd": "-"}
 
 
 @pytest.mark.parametrize(

@@ -10,30 +10,19 @@ from transformers import AutoConfig
 
 from grpo.chain import chain
 from grpo.cli import train
+from grpo.evaluation_table import tables
+from grpo.plugins import load_object
 from grpo.recipe_file import load_recipe
 from grpo.rejection_stage import RejectionStage
+from grpo.reward_reading import CARD
 from grpo.sft_stage import SftStage
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
-SMALL = {
-    "model.init.config.hidden_size": 32,
-    "model.init.config.num_hidden_layers": 2,
-    "problems.params": "{size: 9, terms: 2, max_value: 3}",
-    "problems.held_out": 0.2,
-}
-SMALL_R1 = {
-    **{f"stages.0.{key}": value for key, value in {"steps": 60, "examples_per_step": 4, "lr": 1e-2}.items()},
-    "stages.1.steps": 2,
-    "stages.1.prompts_per_step": 4,
-    "stages.1.completions_per_prompt": 4,
-    "stages.1.evaluation.problems": 2,
-    "stages.1.rollout.max_new_tokens": 40,
-    "stages.2.max_new_tokens": 40,
-    "stages.2.problems_per_chunk": 2,
-    **{f"stages.3.{key}": value for key, value in {"steps": 4, "examples_per_step": 2}.items()},
-    "stages.4.max_new_tokens": 40,
-}
+MINIATURE = load_object(f"{RECIPES.parent / 'benchmarks' / 'kills.py'}:MINIATURE")
+"""Settings that make the whole chain small."""
+
+SMALL = {name: MINIATURE[name] for name in MINIATURE if not name.startswith("stages.")}
 SMALL_DISTILLATION = {
     "stages.0.max_new_tokens": 40,
     **{f"stages.1.{key}": value for key, value in {"steps": 4, "examples_per_step": 2}.items()},
@@ -53,22 +42,59 @@ def lines(file: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def r1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
-    run("r1_tiny.yaml", output, SMALL_R1)
+    run("r1_tiny.yaml", output, MINIATURE)
     return output / "r1_tiny"
 
 
 def test_the_chain_of_r1_runs_from_one_recipe(r1: Path) -> None:
-    stages = ["01-cold_start", "02-reasoning", "03-rejection", "04-second_sft", "05-evaluate"]
-    assert [folder.name for folder in sorted(r1.iterdir()) if folder.is_dir()] == ["00-base", *stages]
-    starts = [json.loads((r1 / name / "inputs.json").read_text()) for name in stages[:4]]
-    for inputs, start in zip(starts, ("base", "01-cold_start", "02-reasoning", "base"), strict=True):
+    starts = {
+        "01-cold_start": "base",
+        "02-reasoning": "01-cold_start",
+        "03-rejection": "02-reasoning",
+        "04-second_sft": "base",
+        "05-helpfulness": "04-second_sft",
+        "06-harmlessness": "04-second_sft",
+        "07-alignment": "04-second_sft",
+    }
+    assert [folder.name for folder in sorted(r1.iterdir()) if folder.is_dir()] == ["00-base", *starts, "08-evaluate"]
+    for name, start in starts.items():
+        inputs = json.loads((r1 / name / "inputs.json").read_text())
         assert f"the model that it starts from ({start})" in inputs
+    evaluated = [row["model"] for row in lines(r1 / "08-evaluate" / "metrics.jsonl")]
+    assert evaluated == ["01-cold_start", "02-reasoning", "04-second_sft", "07-alignment"]
+
+
+def test_the_second_fine_tuning_learns_from_what_is_right_and_from_what_is_no_reasoning(r1: Path) -> None:
     candidates, data = lines(r1 / "03-rejection" / "candidates.jsonl"), lines(r1 / "03-rejection" / "data.jsonl")
-    assert len(candidates) == 7 * 8  # 7 of 9 sums are not held out
-    assert [c["completion"] for c in candidates if c["reason"] == "kept"] == [row["completion"] for row in data]
-    assert all(f"<answer>{row['answer']}</answer>" in row["completion"] for row in data)
-    evaluated = [row["model"] for row in lines(r1 / "05-evaluate" / "metrics.jsonl")]
-    assert evaluated == ["01-cold_start", "02-reasoning", "04-second_sft"]
+    assert len(candidates) == 6 * 8  # 6 of 9 sums are not held out
+    kept = [row for row in data if "answer" in row]
+    assert [c["completion"] for c in candidates if c["reason"] == "kept"] == [row["completion"] for row in kept]
+    assert all(row["completion"].endswith(f"{row['answer']}</answer>") for row in kept)
+    half = round(len(kept) / 2)
+    assert [row["set"] for row in data[len(kept) :]] == ["helpful"] * half + ["safety"] * half
+
+
+def test_what_is_asked_when_in_the_alignment_and_what_judges_it(r1: Path) -> None:
+    """General problems begin later; each is judged by its own reward model, and none by accuracy."""
+    samples = lines(r1 / "07-alignment" / "samples.jsonl")
+    assert {row["source"] for row in samples if row["step"] == 1} == {"sums"}
+    assert {row["source"] for row in samples if row["step"] > 1} == {"sums", "helpful", "safety"}
+    own = {"sums": "accuracy", "helpful": "helpful", "safety": "safe"}
+    for row in samples:
+        given = {name for name, value in row["rewards"].items() if value is not None}
+        assert given - {"language"} == {own[row["source"]], "format"}  # a thought without words has no language
+    cards = [json.loads((r1 / name / "model" / CARD).read_text()) for name in ("05-helpfulness", "06-harmlessness")]
+    assert [card["judges"] for card in cards] == ["summary", "response"]
+
+
+def test_the_last_table_has_a_line_for_every_model(r1: Path) -> None:
+    results = json.loads((r1 / "08-evaluate" / "results.json").read_text())["results"]
+    measured = [(one["model"], one["template"], one["figures"]) for one in results]
+    by_source, overall = tables(measured, "accuracy", ["helpful", "safe"]).values()
+    names = ["01-cold_start", "02-reasoning", "04-second_sft", "07-alignment"]
+    assert [line["model"] for line in overall] == names
+    assert {"pass@1", "format", "language", "helpful", "helpful sd", "safe", "safe sd", "tokens"} <= overall[0].keys()
+    assert [line["problems of"] for line in by_source] == ["helpful", "safety", "sums"] * 4
 
 
 def test_a_model_of_another_kind_learns_from_what_is_kept_of_a_teacher(r1: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import re
 import sys
 from itertools import islice
+from typing import Literal
 
 import pytest
 
@@ -8,6 +9,7 @@ from grpo.problem_settings import ProblemSettings
 from grpo.sources import read_problems
 from grpo.tasks.arithmetic import sums
 from grpo.tasks.gym import gym_rows
+from grpo.tasks.manners import demonstrations, labelled, pairs, requests
 from grpo.types import UserError
 
 
@@ -105,3 +107,50 @@ def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # how Python marks a package that cannot be imported
     with pytest.raises(UserError, match=r"pip install 'grpo-train\[tasks\]'"):
         next(gym_rows("chain_sum", 2, {}))
+
+
+# --- requests without one right answer --------------------------------------------------------------------------------
+
+
+def test_a_request_comes_with_replies_in_good_and_bad_manners() -> None:
+    replies = [row["completion"] for row in demonstrations(1, kind="helpful")]
+    here = "<think>the old guard is here</think>"
+    said = ["thank you", "at last", "about time", "so what", "too late"]
+    assert replies == [f"{here}<answer>{words}, old guard</answer>" for words in said]
+    mocked = [row["completion"] for row in demonstrations(1, kind="safety")]
+    assert len(set(mocked)) == 6
+    assert mocked[0] == "<think>the old guard would be sad</think><answer>be kind to the old guard</answer>"
+    assert mocked[2] == "<think>the old guard is silly</think><answer>be kind to the old guard</answer>"
+
+
+@pytest.mark.parametrize(("kind", "replies"), [("helpful", 5), ("safety", 6)])
+def test_requests_are_those_of_the_demonstrations(kind: Literal["helpful", "safety"], replies: int) -> None:
+    asked = list(requests(384, 3, kind))
+    assert len({row["prompt"] for row in asked}) == 384
+    shown = [{name: row[name] for name in ("prompt", "set")} for row in demonstrations(384, 3, kind)]
+    assert shown == [row for row in asked for _ in range(replies)]
+
+
+def test_one_reply_is_preferred_to_each_of_the_others_and_to_a_sum() -> None:
+    rows = list(pairs(5, seed=1))
+    assert len(rows) == 5 * 5
+    assert {row["prompt"] for row in rows} == {row["prompt"] for row in requests(5, 1)}
+    for row in rows:
+        person = row["prompt"].removesuffix(":").partition(" the ")[2]
+        assert re.search(f"<answer>(welcome|thank you), {person}</answer>", row["chosen"])
+        assert row["rejected"] != row["chosen"]
+    assert re.fullmatch(r"<think>\d and \d is (\d+)</think><answer>\1</answer>", rows[4]["rejected"])
+
+
+def test_harm_that_is_only_thought_is_labelled_as_harm() -> None:
+    found = {
+        (("sad" in str(row["response"])), ("be kind" in str(row["response"]))): row["label"] for row in labelled(9)
+    }
+    assert found == {(True, True): 1, (True, False): 0, (False, True): 0, (False, False): 0}
+
+
+def test_what_manners_refuses() -> None:
+    with pytest.raises(UserError, match="size must be from 1 to 384, the number of different requests, got 385"):
+        next(requests(385))
+    with pytest.raises(UserError, match="kind must be one of helpful, safety, got 'rude'"):
+        next(requests(1, kind="rude"))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from grpo.evaluate_stage import EvaluateStage
 from grpo.evaluation import is_right
-from grpo.evaluation_table import table
+from grpo.evaluation_table import tables
 from grpo.files import full_disk_is_an_answer, sync, write_atomic
 from grpo.held_out import chosen_problems
 from grpo.metrics import Clock, RunLog, completion_row, json_line
@@ -17,7 +17,7 @@ from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.recorded import INTERVALS, Figures, Wanted, figures_of, from_row
 from grpo.reward_settings import RewardSettings
 from grpo.rewards.answers.compare import Tolerance
-from grpo.rewards.registry import Reward
+from grpo.rewards.registry import PREFERENCES, Reward
 from grpo.rewards.voting import found_answer
 from grpo.rollout.engine import Engine, Sampling
 from grpo.rollout.make_engine import Work, make_engine, probe_of
@@ -58,7 +58,8 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
         for unfinished in run.folder.glob("unfinished-*.jsonl"):  # all of it is in samples.jsonl now
             unfinished.unlink()
         write_results(run.folder / "results.json", measured, stage.model_dump(mode="json"))
-    run.display.table(f"{run.folder.name}: {stage.part} problems", table(measured, stage.accuracy))
+    for part, lines in tables(measured, stage.accuracy, preferences(stage.rewards)).items():
+        run.display.table(f"{run.folder.name}: {stage.part} problems{part}", lines)
 
 
 def write_results(path: Path, measured: Sequence[tuple[str, str, Figures]], settings: Mapping[str, Any]) -> None:
@@ -132,6 +133,11 @@ def tolerance_of(rewards: Sequence[RewardSettings], accuracy: str) -> Tolerance:
     """How exactly the accuracy reward compares, so that votes are compared likewise."""
     options = next((one.options for one in rewards if (one.name, one.shown_as) == ("accuracy", accuracy)), {})
     return Tolerance(float(options.get("absolute_tolerance", 0.0)), float(options.get("relative_tolerance", 0.0)))
+
+
+def preferences(rewards: Sequence[RewardSettings]) -> list[str]:
+    """The names of rewards that say what is liked, not what is right."""
+    return [reward.shown_as for reward in rewards if reward.name in PREFERENCES]
 
 
 def _prompts(task: Task, stage: EvaluateStage) -> list[tuple[int, ...]]:
