@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from grpo.chain import chain
 from grpo.cli import train
+from grpo.doctor import examine
 from grpo.recipe_file import load_recipe
 from grpo.rejection_stage import RejectionStage
 from grpo.sft_stage import SftStage
@@ -69,6 +70,7 @@ def test_the_chain_of_r1_runs_from_one_recipe(r1: Path) -> None:
     assert all(f"<answer>{row['answer']}</answer>" in row["completion"] for row in data)
     evaluated = [row["model"] for row in lines(r1 / "05-evaluate" / "metrics.jsonl")]
     assert evaluated == ["01-cold_start", "02-reasoning", "04-second_sft"]
+    assert examine(r1) == []
 
 
 def test_a_model_of_another_kind_learns_from_what_is_kept_of_a_teacher(r1: Path, tmp_path: Path) -> None:
