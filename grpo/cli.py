@@ -74,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tester.add_argument("--isolate", action="store_true", help="call the reward in worker processes")
     tester.set_defaults(run=_reward_test)
     add_arguments(commands.add_parser("report", help="make one page about a run, or compare several"))
+    doctor = commands.add_parser("doctor", help="say what is wrong with a run, and what to change in its recipe")
+    doctor.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, of a run that goes on as well")
+    doctor.add_argument("--json", action="store_true", help="print a JSON list")
+    doctor.add_argument("--strict", action="store_true", help="exit status 1 where anything is found")
+    doctor.set_defaults(run=_doctor)
     _add_eval(commands.add_parser("eval", help="measure a model on benchmarks and tasks; run again to go on"))
     options = parser.parse_args(arguments)
     return _guarded(options.run, options)
@@ -232,6 +237,13 @@ def _reward_test(options: argparse.Namespace) -> int:
     figures = reward_test.summary(reward_test.reward_test(settings, options.cases, options.prefill))
     print(json.dumps(figures) if options.json else reward_test.as_text(figures))
     return 1 if figures["mismatches"] else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Exit status 1 with `--strict` and a finding."""
+    from grpo.doctor.command import doctor
+
+    return doctor(options.folder, options.json, options.strict)
 
 
 def _values(pairs: Sequence[str]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from grpo.doctor.rounds import News, begun, over
 from grpo.drawing import visible
 from grpo.panel import Figures, Sample, View, render, sample_title, written
 
@@ -30,6 +31,10 @@ class Display(Protocol):
 
     def step(self, step: int, figures: Figures, sample: Sample | None) -> None:
         """Show what a step came to."""
+        ...
+
+    def findings(self, news: News) -> None:
+        """Show what the doctor found: after every step, though mostly there is no news."""
         ...
 
     def note(self, text: str) -> None:
@@ -66,6 +71,9 @@ class SilentDisplay:
     def step(self, step: int, figures: Figures, sample: Sample | None) -> None:
         """Show nothing."""
 
+    def findings(self, news: News) -> None:
+        """Show nothing."""
+
     def note(self, text: str) -> None:
         """Show nothing."""
 
@@ -96,6 +104,12 @@ class LiveDisplay:
         """Show what a step came to."""
         # Another thread draws the panel, so it gets a whole new view instead of changes to the one it is drawing.
         self.view = self.view.after(step, dict(figures), sample)
+
+    def findings(self, news: News) -> None:
+        """Show what is there now in the panel; what is over scrolls away above it."""
+        self.view = self.view.with_findings(news.present)
+        for found in news.ended:
+            self.note(over(found))
 
     def note(self, text: str) -> None:
         """Print a sentence above the panel."""
@@ -147,6 +161,11 @@ class PlainDisplay:
             text = sample["completion"].strip().replace("\n", "⏎")
             short = text if len(text) <= PLAIN_SAMPLE_LENGTH else f"{text[:PLAIN_SAMPLE_LENGTH]}…"
             self._print(f"    {sample_title(sample)}: {short}")
+
+    def findings(self, news: News) -> None:
+        """Print a line for each finding that begins and each that is over."""
+        for line in [*map(begun, news.began), *map(over, news.ended)]:
+            self._print(line)
 
     def note(self, text: str) -> None:
         """Print a sentence."""

@@ -31,7 +31,7 @@ class PeriodicEvaluation(Settings):
     problems: Count = 64
     accuracy: str = Field("accuracy", description="the reward that says whether an answer is right")
     watch: list[str] | None = Field(
-        None, description="rewards of preference that may be gamed; left out, those of reward models and judges"
+        None, description="rewards that may be gamed; left out, those of reward models and judges, and the total"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
 from grpo.experts.health import LOAD, router_figures
+from grpo.experts.observe import bias_buffers
 from grpo.experts.terms import bias_range, require_routers, step_biases
 from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
@@ -169,10 +170,11 @@ def _apply(learner: Learner, step: int, tally: Tally) -> Tally:
 def _balance(learner: Learner, tally: Tally) -> Tally:
     """Move the routers' biases against the load of the update, if it was one, and add the routers' figures."""
     rate = learner.settings.experts.bias_update_rate
-    if rate and LOAD in tally.tensors:
-        if not tally.sums["skipped"]:
+    if LOAD in tally.tensors:
+        if rate and not tally.sums["skipped"]:
             step_biases(learner.model, tally.tensors[LOAD], rate)
-        tally.mean("router/bias_range", bias_range(learner.model))
+        if bias_buffers(learner.model):
+            tally.mean("router/bias_range", bias_range(learner.model))
     for name, value in router_figures(tally.tensors).items():
         tally.mean(name, value)
     return tally

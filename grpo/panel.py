@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from grpo.doctor.finding import Finding
 from grpo.drawing import curve, sparkline, visible
 
 Figures = Mapping[str, float]
@@ -55,6 +56,7 @@ SPARK_WIDTH = 24
 PROMPT_ROWS = 3
 COMPLETION_ROWS = 10
 ROWS_ABOVE_COMPLETION = 24
+FINDINGS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,15 @@ class View:
     step: int = 0
     history: tuple[Figures, ...] = ()
     sample: Sample | None = None
+    findings: tuple[Finding, ...] = ()
 
     def after(self, step: int, figures: Figures, sample: Sample | None) -> "View":
         """Return the view one step on. The last sample stays until there is another."""
         return replace(self, step=step, history=(*self.history, figures), sample=sample or self.sample)
+
+    def with_findings(self, findings: Sequence[Finding]) -> "View":
+        """Return the view with what the doctor finds now."""
+        return replace(self, findings=tuple(findings))
 
     def series(self, name: str) -> list[float]:
         """Return the finite values of a figure over the steps that have it."""
@@ -114,8 +121,10 @@ def render(view: View, console: Console) -> RenderableType:
     """Lay out a view for a console's width: progress, curve, rewards, figures, a sample."""
     width = min(console.width, 120) - 4
     blocks = [_progress(view), *_curve(view, width), *_rewards(view), _figures(view.latest()), *_routers(view)]
+    ill = list(_findings(view.findings))
+    blocks += ill
     if view.sample is not None:
-        blocks += _sample(view.sample, console, width)
+        blocks += _sample(view.sample, console, width, ROWS_ABOVE_COMPLETION + len(ill))
     return Panel(Group(*blocks), title=Text(f" {view.title} ", "bold"), width=width + 4, border_style="blue")
 
 
@@ -177,11 +186,28 @@ def _routers(view: View) -> Iterator[RenderableType]:
         yield Text.assemble(("experts ", "dim"), (sparkline(drawn, SPARK_WIDTH), "cyan"), "  ", "   ".join(told))
 
 
-def _sample(sample: Sample, console: Console, width: int) -> Iterator[RenderableType]:
+def _findings(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    """Two lines for each of the first findings, whatever their length."""
+    for found in findings[:FINDINGS_SHOWN]:
+        seen = Text.assemble((f"{found.name} ", "bold red"), (visible(found.evidence), "red"), no_wrap=True)
+        change = Text.assemble(("  change ", "dim"), visible(found.change), no_wrap=True)
+        for line in (seen, change):
+            line.overflow = "ellipsis"
+            yield line
+    if len(findings) > FINDINGS_SHOWN:
+        yield Text(
+            f"and {', '.join(found.name for found in findings[FINDINGS_SHOWN:])}",
+            "red",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+
+
+def _sample(sample: Sample, console: Console, width: int, above: int) -> Iterator[RenderableType]:
     """Show the end of the prompt, where the question stands, and both ends of the completion."""
     prompt = _wrapped(sample["prompt"], "dim", console, width)
     completion = _wrapped(sample["completion"], "default", console, width)
-    rows = min(max(console.height - ROWS_ABOVE_COMPLETION, 3), COMPLETION_ROWS)
+    rows = min(max(console.height - above, 3), COMPLETION_ROWS)
     if len(completion) > rows:
         completion = [*completion[: rows // 2], Text("…", "dim"), *completion[rows // 2 + 1 - rows :]]
     yield Rule(Text(sample_title(sample), "dim"), style="dim")

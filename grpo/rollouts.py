@@ -141,6 +141,7 @@ def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], sec
         **rollout_figures([scored.group for scored in everything], seconds),
         "groups/zero_std": silent / len(everything),
         "groups/kept": float(len(kept)),
+        "groups/sampled": float(len(everything)),
     }
 
 

@@ -10,6 +10,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
+from grpo.doctor.reader import catch_up
+from grpo.doctor.rounds import Rounds
 from grpo.feed import FeedState
 from grpo.forward import prepare_packing
 from grpo.learner import Learner
@@ -40,6 +42,7 @@ class Training:
     reference: Reference | None
     log: RunLog
     progress: Progress
+    rounds: Rounds
 
 
 def starting_policy(run: StageRun) -> Policy:
@@ -56,13 +59,14 @@ def resume(
 ) -> Training:
     """Bring model, optimizer, reference and random generators to the newest sound checkpoint, if there is one."""
     accelerator = run.accelerator
+    rounds = Rounds(run.folder.name, run.number - 1, learner.settings)
     with accelerator.main_process_first():  # the first may move a broken checkpoint aside
         checkpoint, notes = load_latest(run.folder / "checkpoints")
     for note in [*learner.notes, *notes]:
         run.display.note(note)
     if checkpoint is None:
         log = RunLog.open(run.folder, run.folder.name, accelerator, position=None)
-        return Training(run, policy, learner, reference, log, Progress(entropy_coefficient=entropy_coefficient))
+        return Training(run, policy, learner, reference, log, Progress(entropy_coefficient=entropy_coefficient), rounds)
     _restore(checkpoint, policy, learner, reference, accelerator.process_index)
     stage = dict(checkpoint.progress["stage"])
     feed = FeedState(**stage.pop("feed", {"places": {"": stage["consumed"]}}))
@@ -70,7 +74,10 @@ def resume(
     learner.bad_steps_in_a_row = checkpoint.progress["bad_steps_in_a_row"]
     run.display.note(f"{run.folder.name} goes on after step {progress.step}")
     log = RunLog.open(run.folder, run.folder.name, accelerator, position=checkpoint.progress["log"])
-    return Training(run, policy, learner, reference, log, progress)
+    if accelerator.is_main_process:  # of the others nobody hears
+        catch_up(rounds, run.folder)
+        rounds.forget_what_was_said()
+    return Training(run, policy, learner, reference, log, progress, rounds)
 
 
 def _restore(
@@ -106,13 +113,22 @@ def advance(
     samples: list[dict[str, Any]],
     load_LE: Tensor | None = None,
 ) -> None:
-    """End a step: count it, log it, with the load of experts (L routers, E experts), and show it."""
+    """End a step: count it, log it, with the load of experts (L routers, E experts), show it, and see how it fares."""
     progress = training.progress
     progress.step += 1
     progress.consumed += consumed
     progress.figures |= figures
     training.log.write(progress.step, figures, samples, load_LE)
     training.run.display.step(progress.step, figures, samples[0] if samples else None)
+    load = None if load_LE is None else load_LE.tolist()
+    training.run.display.findings(training.rounds.after(progress.step, figures, load))
+
+
+def measured_before(training: Training, figures: Mapping[str, float]) -> None:
+    """Log what was measured before the first step, where `keep_best` may find it from the first checkpoint on."""
+    training.log.write(0, figures, [])
+    training.rounds.after(0, figures)
+    training.progress.figures |= figures
 
 
 def save_if_due(training: Training, last_step: int) -> bool:

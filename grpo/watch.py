@@ -6,8 +6,14 @@ Everything is kept in figures, so that a resumed run goes on watching where it s
 import math
 from collections.abc import Iterable, Mapping
 
+from grpo.grpo_stage import GrpoStage
+from grpo.rewards.registry import PREFERENCES
+
 RATE = 0.2
 """How fast the running mean of a preference reward follows it: by half in three steps."""
+
+TOTAL = "mean"
+"""What the total of all rewards is called among them, as in its figure `reward/mean`. No reward may have this name."""
 
 THEN, BAND = "watch/accuracy_then", "watch/accuracy_then_band"
 """Held-out accuracy at its best so far, and half of its 95 % interval."""
@@ -39,18 +45,28 @@ def watched(before: Figures, figures: Figures, weights: Mapping[str, float]) -> 
     return added | kept | {"watch/fell": fell, "watch/noise": noise, "watch/parted": float(rose and fell > noise)}
 
 
-def warning(figures: Figures, names: Iterable[str]) -> str:
-    """What a person is told when preference and accuracy part."""
+def parting(figures: Figures, names: Iterable[str]) -> str:
+    """How far preference and accuracy have parted, in a sentence."""
     means = [mean for mean in _measured(figures, names) if figures[mean] > figures[f"{mean}_then"]]
     rewards = ", ".join(
         f"{mean.removeprefix('watch/')} rose from {figures[f'{mean}_then']:.3f} to {figures[mean]:.3f}"
         for mean in means
     )
     return (
-        f"preference and accuracy part: {rewards}, while held-out accuracy fell from {figures[THEN]:.3f} to "
-        f"{figures['evaluation/accuracy']:.3f}, by more than its noise of {figures['watch/noise']:.3f}: the policy may "
-        "be gaming the reward; stop here, take an earlier checkpoint, or lower the reward's weight"
+        f"{rewards}, while held-out accuracy fell from {figures[THEN]:.3f} to {figures['evaluation/accuracy']:.3f}, by "
+        f"more than its noise of {figures['watch/noise']:.3f}"
     )
+
+
+def watched_rewards(stage: GrpoStage) -> dict[str, float]:
+    """The rewards that a policy may learn to game, with their weights: those of preference that count, and the total.
+
+    The total is no concern of a recipe that names what is watched.
+    """
+    named = stage.evaluation.watch if stage.evaluation is not None else None
+    liked = [r.shown_as for r in stage.rewards if r.name in PREFERENCES and r.weight] if named is None else named
+    total = {TOTAL: 1.0} if named is None else {}
+    return total | {reward.shown_as: reward.weight for reward in stage.rewards if reward.shown_as in liked}
 
 
 def _means(before: Figures, figures: Figures, weights: Mapping[str, float]) -> dict[str, float]:

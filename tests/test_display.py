@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from grpo.display import LiveDisplay, PlainDisplay, SilentDisplay, make_display
+from grpo.doctor import Finding
+from grpo.doctor.rounds import News
 from grpo.panel import View, duration, render
 
 SAMPLE = {
@@ -156,3 +158,32 @@ def test_the_display_fits_process_and_output():
 
 def test_durations():
     assert [duration(seconds) for seconds in (7.4, 192, 3723)] == ["0:07", "3:12", "1:02:03"]
+
+
+def found(name: str) -> Finding:
+    return Finding(name, "02-grpo", 1, 9, f"[b]seen[/b]\x1b[31m {'very ' * 99}often", "stages.1.lr: 0.1 -> 0.01")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_panel_shows_findings_and_still_fits(width: int) -> None:
+    names = ["no signal", "truncation", "KL growth", "solved", "not finite"]
+    long = SAMPLE | {"prompt": "why " * 500, "completion": "word " * 2000 + "END"}
+    view = View("run", 3).after(1, FIGURES, long).with_findings([found(name) for name in names])
+    text = shown(view, terminal(width, 40))
+    assert [name for name in names if name in text] == names[:5] if width == 200 else names[:3]
+    assert text.count("change stages.1.lr: 0.1 -> 0.01") == 3
+    assert len(text.splitlines()) <= 40
+    assert "END" in text
+    assert "\x1b[31m very" not in text
+
+
+def test_a_line_says_once_that_a_finding_begins_and_once_that_it_is_over() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    display = PlainDisplay("run", console)
+    one = Finding("truncation", "02-grpo", 1, 9, "90% were cut", "stages.1.rollout.max_new_tokens: 4 -> 8")
+    for news in (News([one], [], [one]), News([], [], [one]), News([], [one], [])):
+        display.findings(news)
+    assert output(console).splitlines() == [
+        "doctor: truncation (from step 1): 90% were cut; change stages.1.rollout.max_new_tokens: 4 -> 8",
+        "doctor: truncation is over (steps 1 to 9)",
+    ]

@@ -187,7 +187,7 @@ def test_the_figures_of_a_step_by_hand() -> None:
     assert figures["router/1/dead"] == 2
     assert figures["router/0/entropy"] == pytest.approx(1)
     assert "router/rerouted" not in figures
-    assert "router/bias_range" not in figures
+    assert figures["router/bias_range"] == 1
 
 
 def test_tokens_that_engine_and_policy_route_differently_are_a_share() -> None:

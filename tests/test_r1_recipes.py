@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from grpo.chain import chain
 from grpo.cli import train
+from grpo.doctor import examine
 from grpo.evaluation_table import tables
 from grpo.plugins import load_object
 from grpo.recipe_file import load_recipe
@@ -95,6 +96,10 @@ def test_the_last_table_has_a_line_for_every_model(r1: Path) -> None:
     assert [line["model"] for line in overall] == names
     assert {"pass@1", "format", "language", "helpful", "helpful sd", "safe", "safe sd", "tokens"} <= overall[0].keys()
     assert [line["problems of"] for line in by_source] == ["helpful", "safety", "sums"] * 4
+
+
+def test_the_doctor_has_nothing_to_say_of_it(r1: Path) -> None:
+    assert examine(r1) == []
 
 
 def test_a_model_of_another_kind_learns_from_what_is_kept_of_a_teacher(r1: Path, tmp_path: Path) -> None:

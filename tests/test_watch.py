@@ -1,16 +1,13 @@
 """The watch for reward hacking, step by step with numbers worked out by hand."""
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from grpo.display import SilentDisplay
 from grpo.evaluation import wilson_interval
 from grpo.grpo_stage import GrpoStage
-from grpo.stages.grpo_parts import watch, watched_rewards
-from grpo.watch import watched
+from grpo.watch import parting, watched, watched_rewards
 
 PROBLEMS = 100
 
@@ -120,29 +117,17 @@ def stage(**evaluation: Any) -> GrpoStage:
 
 
 def test_rewards_of_preference_that_count_are_watched() -> None:
-    assert watched_rewards(stage()) == {"liked": 1.0}
+    assert watched_rewards(stage()) == {"liked": 1.0, "mean": 1.0}  # and the total
     assert watched_rewards(stage(watch=["judge", "accuracy"])) == {"accuracy": 1.0, "judge": 0.0}
     assert watched_rewards(stage(watch=[])) == {}
     with pytest.raises(ValueError, match=r"evaluation\.watch must name one of the rewards"):
         stage(watch=["other"])
 
 
-def test_the_warning_comes_once_and_says_what_to_do() -> None:
-    said: list[str] = []
-
-    class Recorder(SilentDisplay):
-        def note(self, text: str) -> None:
-            said.append(text)
-
-    known: dict[str, float] = {}
-    progress = SimpleNamespace(figures=known)
-    parts: Any = SimpleNamespace(
-        stage=stage(), run=SimpleNamespace(display=Recorder()), training=SimpleNamespace(progress=progress)
+def test_how_far_they_have_parted_in_a_sentence() -> None:
+    steps = [liked(0.0) | evaluation(80), liked(1.0) | evaluation(60)]
+    first, second = follow(*steps)
+    assert parting(steps[0] | first | steps[1] | second, ["liked"]) == (
+        "liked rose from 0.000 to 0.200, while held-out accuracy fell from 0.800 to 0.600, by more than its noise of "
+        "0.122"
     )
-    for figures in (liked(0.0) | evaluation(80), liked(1.0) | evaluation(60), liked(2.0) | evaluation(60)):
-        known |= figures | watch(parts, figures)
-    assert said == [
-        "preference and accuracy part: liked rose from 0.000 to 0.200, while held-out accuracy fell from 0.800 to "
-        "0.600, by more than its noise of 0.122: the policy may be gaming the reward; stop here, take an earlier "
-        "checkpoint, or lower the reward's weight"
-    ]

@@ -4,11 +4,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo.doctor import Finding, examine
 from grpo.files import write_atomic
 from grpo.report.page import page
 from grpo.report.run import Run, read_run
 from grpo.report.samples import MOST, pack_samples
-from grpo.report.story import Examined, Finding, story
+from grpo.report.story import Examined, story
 from grpo.types import UserError
 
 REPORT = "report.html"
@@ -52,5 +53,8 @@ def leave_report(folder: Path) -> str:
 
 
 def findings_of(run: Run) -> Sequence[Finding] | None:
-    """What is wrong with a run; None, since nobody looks yet."""
-    return None
+    """What the doctor says of a run; None of one that another version left and that it cannot read."""
+    try:
+        return examine(run.folder)
+    except UserError:
+        return None

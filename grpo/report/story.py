@@ -3,9 +3,10 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from grpo import __version__
+from grpo.doctor import Finding
 from grpo.report.charts import phases, rows_of
 from grpo.report.comparison import Group, group_runs, keyed, recipes, run_labels, side_by_side, stage_keys
 from grpo.report.figures import charts, other_charts
@@ -13,23 +14,6 @@ from grpo.report.load import load_pictures
 from grpo.report.overview import overview
 from grpo.report.run import Run, Stage
 from grpo.report.tables import evaluation_table, reasons
-
-
-class Finding(Protocol):
-    """Something that is wrong with a run: its name, where, what shows it, and the recipe's line to change."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def stage(self) -> str: ...  # noqa: D102
-    @property
-    def first_step(self) -> int: ...  # noqa: D102
-    @property
-    def last_step(self) -> int: ...  # noqa: D102
-    @property
-    def evidence(self) -> str: ...  # noqa: D102
-    @property
-    def change(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from grpo.mtp_loss import mtp_settings, term_at
 from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
-from grpo.rewards.registry import PREFERENCES
 from grpo.rollout.engine import Engine
 from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
 from grpo.rollout.stopping import decode
@@ -36,9 +35,9 @@ from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.task import Task, load_judges, load_task
-from grpo.training import Training, resume, starting_policy
+from grpo.training import Training, measured_before, resume, starting_policy
 from grpo.types import Batch, ScoredGroup
-from grpo.watch import warning, watched
+from grpo.watch import TOTAL, watched, watched_rewards
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
 """Figures that mean something only before the first update of a step: later the policy has moved on purpose.
@@ -121,13 +120,12 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training, mtp)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):
         run.display.note("kl: k1 in the loss has gradient 0 on average and holds nothing back; place: reward does")
-    if stage.evaluation is None and watched_rewards(stage):
-        run.display.note(f"{', '.join(watched_rewards(stage))}: without an evaluation nobody sees it being gamed")
+    liked = [name for name in watched_rewards(stage) if name != TOTAL]
+    if stage.evaluation is None and liked:
+        run.display.note(f"{', '.join(liked)}: without an evaluation nobody sees it being gamed")
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
     if training.progress.step == 0 and stage.evaluation is not None:
-        before = evaluate_if_due(parts, 0)
-        training.log.write(0, before, [])
-        training.progress.figures |= before  # so that `keep_best` may name them from the first checkpoint on
+        measured_before(training, evaluate_if_due(parts, 0))
     return parts
 
 
@@ -187,20 +185,10 @@ def active_coefficient(stage: GrpoStage, training: Training) -> float:
     return coefficient if target is None or (entropy is not None and entropy <= target) else 0.0
 
 
-def watched_rewards(stage: GrpoStage) -> dict[str, float]:
-    """The rewards of preference that count, which a policy may learn to game, with their weights."""
-    named = stage.evaluation.watch if stage.evaluation is not None else None
-    liked = [r.shown_as for r in stage.rewards if r.name in PREFERENCES and r.weight] if named is None else named
-    return {reward.shown_as: reward.weight for reward in stage.rewards if reward.shown_as in liked}
-
-
 def watch(parts: Parts, figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures of the watch for reward hacking, and a warning when preference and accuracy part."""
+    """The figures of the watch for reward hacking, where there is held-out accuracy to hold rewards to."""
     weights, before = watched_rewards(parts.stage), parts.training.progress.figures
-    added = watched(before, figures, weights) if weights and parts.stage.evaluation is not None else {}
-    if added.get("watch/parted") and not before.get("watch/parted"):
-        parts.run.display.note(warning({**before, **figures, **added}, weights))
-    return added
+    return watched(before, figures, weights) if weights and parts.stage.evaluation is not None else {}
 
 
 def between_steps(parts: Parts, step: int, figures: Mapping[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from grpo.reward_model_stage import RewardModelStage
 from grpo.reward_reading import Card, Read, by_template, write_card
 from grpo.run import StageRun
 from grpo.scalar_model import load_scalar_model
-from grpo.training import Training, advance, finish, resume, save_if_due
+from grpo.training import Training, advance, finish, measured_before, resume, save_if_due
 from grpo.types import Problem, UserError
 
 
@@ -137,9 +137,7 @@ def figures_if_due(
 
 def _measure_before(training: Training, stage: RewardModelStage, held_out: Sequence[Example], last: int) -> None:
     if training.progress.step == 0:
-        before = figures_if_due(training, stage, held_out, 0, last)
-        training.log.write(0, before, [])
-        training.progress.figures |= before
+        measured_before(training, figures_if_due(training, stage, held_out, 0, last))
 
 
 def _row(figures: dict[str, float]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""What is known of a stage: every figure by step, kept by name so that a finding looks at its window alone."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from grpo.training_settings import TrainingSettings
+
+Points = Sequence[tuple[int, float]]
+"""Steps and what a figure was there."""
+Load = Sequence[Sequence[float]]
+"""The tokens that each expert of each router got in a step."""
+
+WINDOW = 10
+"""Steps that a finding looks back on: enough to average the noise of a step out, few enough to tell soon."""
+ENOUGH = 5
+"""Steps of a window that must have been measured, and those at the start of a stage that are its baseline."""
+
+_OF_ONE_ROUTER = re.compile(r"router/\d+/")
+
+
+class Chart:
+    """The figures of one stage so far. Only `add` changes it."""
+
+    def __init__(self, name: str, index: int, stage: TrainingSettings):
+        self.name = name
+        self.index = index
+        self.stage = stage
+        self.step = 0
+        self.loads: list[tuple[int, Load]] = []
+        self._points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._totals: dict[str, float] = defaultdict(float)
+
+    def add(self, step: int, figures: Mapping[str, float | None], load: Load | None = None) -> None:
+        """Take in a step. What is not finite is no point, and the loads of the last window alone are kept."""
+        self.step = step
+        for name, value in figures.items():
+            if isinstance(value, int | float) and math.isfinite(value) and not _OF_ONE_ROUTER.match(name):
+                self._points[name].append((step, float(value)))
+                self._totals[name] += value
+        if load is not None:
+            self.loads = [*self.loads, (step, load)][-WINDOW:]
+
+    def names(self, prefix: str) -> list[str]:
+        """The figures whose names begin so."""
+        return [name for name in self._points if name.startswith(prefix)]
+
+    def all(self, name: str) -> Points:
+        """Every point of a figure."""
+        return self._points.get(name, [])
+
+    def first(self, name: str) -> Points:
+        """The baseline of a figure: its first points."""
+        return self.all(name)[:ENOUGH]
+
+    def recent(self, name: str, ago: int = 0) -> Points:
+        """The points of a figure in the newest window, or in the one that ended `ago` steps ago."""
+        end = self.step - ago
+        newest = self.all(name)[-WINDOW - ago :]
+        return [(step, value) for step, value in newest if end - WINDOW < step <= end]
+
+    def total(self, name: str) -> float:
+        """The sum of a figure over the stage."""
+        return self._totals.get(name, 0.0)
+
+    def latest(self, name: str) -> float | None:
+        """The newest value of a figure, however old."""
+        points = self.all(name)
+        return points[-1][1] if points else None
+
+
+def values(points: Points) -> list[float]:
+    """What a figure was, step after step."""
+    return [value for _, value in points]

@@ -1,0 +1,94 @@
+"""How long completions are: cut at their limit, ever longer or ever shorter for nothing."""
+
+from statistics import fmean
+
+from grpo.doctor.chart import ENOUGH, Chart, Points, values
+from grpo.doctor.finding import Finding, finding
+from grpo.doctor.noise import SURE, least_share, rise
+from grpo.doctor.stage import has_gained, lower_rate
+from grpo.grpo_stage import GrpoStage
+
+CUT = 0.2
+"""Share of cut completions that is too much. A cut one is punished for its length, however sound its reasoning is
+(DAPO, arXiv 2503.14476, section 3.4); from a fifth on that is no rare noise.
+An untrained policy may well begin there."""
+LENGTH = "completion/length_mean"
+TIMES = 2.0
+"""How much longer or shorter the mean completion must be. R1-Zero's grow over thousands of steps, with accuracy."""
+
+
+def truncation(chart: Chart) -> Finding | None:
+    """Completions are cut at the limit, and not less and less.
+
+    The completions of a group may all be cut together, so that the interval counts groups.
+    """
+    stage, points = chart.stage, chart.recent("completion/truncated")
+    if not isinstance(stage, GrpoStage) or len(points) < ENOUGH:
+        return None
+    shares = values(points)
+    groups = len(shares) * stage.prompts_per_step
+    half = len(shares) // 2
+    heals = fmean(shares[half:]) < fmean(shares[:half]) / 2
+    if heals or least_share(fmean(shares), groups) <= CUT:
+        return None
+    limit = stage.max_new_tokens(chart.step)
+    evidence = f"{fmean(shares):.0%} of the completions of {groups} groups were cut at {limit} tokens"
+    return finding(chart, "truncation", points[0][0], evidence, (_limit_key(stage, chart.step), 2 * limit))
+
+
+def length_explosion(chart: Chart) -> Finding | None:
+    """Completions have become twice as long, and no more of them are right.
+
+    GRPO's mean over a sequence's tokens makes wrong answers cheaper the longer they are (Dr. GRPO, arXiv 2503.20783,
+    section 3.1).
+    """
+    stage, before, after = chart.stage, values(chart.first(LENGTH)), _since(chart)
+    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
+        return None
+    now = values(after)
+    if fmean(now) < TIMES * fmean(before) or rise(before, now) <= SURE:
+        return None
+    change = _less_pay(chart, stage) or (("loss.kind", "dr_grpo") if stage.loss.kind == "grpo" else lower_rate(stage))
+    return finding(chart, "length explosion", after[0][0], _moved(before, now), change)
+
+
+def length_collapse(chart: Chart) -> Finding | None:
+    """Completions have become half as long, and no more of them are right: reasoning is dropped, not shortened."""
+    stage, before, after = chart.stage, values(chart.first(LENGTH)), _since(chart)
+    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
+        return None
+    now = values(after)
+    if fmean(now) > fmean(before) / TIMES or -rise(before, now) <= SURE:
+        return None
+    return finding(
+        chart, "length collapse", after[0][0], _moved(before, now), _less_pay(chart, stage) or lower_rate(stage)
+    )
+
+
+def _since(chart: Chart) -> Points:
+    """The newest lengths, without those that the baseline is of."""
+    baseline = chart.first(LENGTH)
+    return [point for point in chart.recent(LENGTH) if point[0] > baseline[-1][0]]
+
+
+def _moved(before: list[float], now: list[float]) -> str:
+    return (
+        f"completions went from {fmean(before):.0f} tokens to {fmean(now):.0f} ({rise(before, now):+.1f} standard "
+        "errors), and no more of them are right"
+    )
+
+
+def _less_pay(chart: Chart, stage: GrpoStage) -> tuple[str, object] | None:
+    """Half the weight of the first reward that counts and has surely risen meanwhile: it may be what moves lengths."""
+    paid = [j for j, reward in enumerate(stage.rewards) if _pays(chart, reward.shown_as, reward.weight)]
+    return (f"rewards.{paid[0]}.weight", stage.rewards[paid[0]].weight / 2) if paid else None
+
+
+def _pays(chart: Chart, reward: str, weight: float) -> bool:
+    risen = rise(values(chart.first(f"reward/{reward}")), values(chart.recent(f"reward/{reward}")))
+    return bool(weight) and (risen if weight > 0 else -risen) > SURE
+
+
+def _limit_key(stage: GrpoStage, step: int) -> str:
+    begun = [place for place, entry in enumerate(stage.length_schedule) if entry.step <= step]
+    return f"length_schedule.{begun[-1]}.max_new_tokens" if begun else "rollout.max_new_tokens"

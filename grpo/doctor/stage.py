@@ -1,0 +1,59 @@
+"""What a finding asks of a stage's settings."""
+
+from grpo.doctor.chart import Chart, values
+from grpo.doctor.noise import SURE, rise
+from grpo.grpo_stage import GrpoStage
+from grpo.training_settings import TrainingSettings
+
+
+def completions_a_step(stage: GrpoStage) -> int:
+    """Completions that a step samples at least; dynamic sampling may sample more."""
+    return stage.prompts_per_step * stage.completions_per_prompt
+
+
+def completions_in(stage: GrpoStage, groups: float, steps: int) -> int:
+    """Completions of so many groups that were sampled; where their number is not logged, of so many steps."""
+    return round(groups) * stage.completions_per_prompt or steps * completions_a_step(stage)
+
+
+def updates_a_step(stage: GrpoStage) -> int:
+    """Optimizer steps that learn from one rollout."""
+    return stage.minibatches_per_step * stage.epochs_per_step
+
+
+def problems_key(stage: GrpoStage) -> str:
+    """Where a stage says what its problems are; of a mixture, its first source."""
+    return "problems.sources.0" if stage.problems.sources else "problems"
+
+
+def problems_change(stage: GrpoStage) -> bool:
+    """Whether problems are passed over once they are solved, or some begin later than others."""
+    sources = stage.problems.sources or ()
+    return stage.curriculum is not None or any(source.first_step > 1 for source in sources)
+
+
+def accuracy_reward(stage: TrainingSettings) -> str | None:
+    """The reward that says what is right: the evaluation's, or the built-in one."""
+    if not isinstance(stage, GrpoStage):
+        return None
+    if stage.evaluation is not None:
+        return stage.evaluation.accuracy
+    return next((reward.shown_as for reward in stage.rewards if reward.name == "accuracy"), None)
+
+
+def lower_rate(settings: TrainingSettings) -> tuple[str, float]:
+    """A tenth of the learning rate: the step by which rates are commonly searched."""
+    return "lr", settings.lr / 10
+
+
+def has_gained(chart: Chart, ago: int | None = None) -> bool:
+    """Whether what counts as right has surely risen since the stage's first steps, or since the window `ago` steps ago.
+
+    It is accuracy, or where nothing is measured by it the total reward. Where problems become others on the way,
+    neither says much about the policy, which gets the benefit of the doubt.
+    """
+    if isinstance(chart.stage, GrpoStage) and problems_change(chart.stage):
+        return True
+    name = f"reward/{accuracy_reward(chart.stage) or 'mean'}"
+    before = chart.first(name) if ago is None else chart.recent(name, ago)
+    return rise(values(before), values(chart.recent(name))) > SURE

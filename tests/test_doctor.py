@@ -1,0 +1,226 @@
+"""The doctor's rounds: what healthy runs are told, when findings begin and end, and what half a run still says."""
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo.cli import main
+from grpo.doctor import Finding, examine
+from grpo.doctor.chart import Chart
+from grpo.doctor.finding import present, written
+from grpo.doctor.loss import loss_diverging
+from grpo.doctor.noise import least_share, rise, trend
+from grpo.doctor.rounds import Rounds
+from grpo.doctor.routers import starving
+from grpo.grpo_stage import GrpoStage
+from grpo.recipe_file import load_recipe
+from grpo.sft_stage import SftStage
+
+RUNS = Path(__file__).parent / "doctor_runs"
+"""Figures of whole runs as they were measured, rounded to four digits: the healthy ones, and one whose weights take
+longer to reach the engine than its completions take (vLLM on a CPU, 8 completions of 2 tokens a step)."""
+
+
+def stage(**settings: Any) -> GrpoStage:
+    given = {
+        "kind": "grpo",
+        "problems": {"path": "p.jsonl"},
+        "steps": 99,
+        "lr": 1e-3,
+        "rewards": [{"name": "accuracy"}],
+    }
+    return GrpoStage.model_validate(given | settings)
+
+
+# --- healthy runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", ["quickstart", "smollm2_arithmetic"])
+def test_healthy_runs_have_no_findings(run: str) -> None:
+    assert examine(RUNS / run) == []
+    assert sum(1 for _ in (RUNS / run).glob("*/metrics.jsonl")) > 0
+
+
+def test_a_run_is_found_to_wait_for_its_weights() -> None:
+    (found,) = [one for one in examine(RUNS / "slow_sync") if one.name == "bound by sync"]
+    assert found.change == "stages.0.prompts_per_step: 2 -> 4"
+
+
+# --- from step to step ------------------------------------------------------------------------------------------------
+
+
+def cut(share: float) -> dict[str, float]:
+    return {"completion/truncated": share}
+
+
+def test_a_finding_begins_once_and_is_over_once() -> None:
+    """16 groups a step: five steps that are all cut are enough; then the mean of ten steps has to fall to a quarter."""
+    rounds = Rounds("01-grpo", 0, stage(mask_truncated=True))
+    shares = [1.0] * 6 + [0.0] * 14 + [1.0] * 9
+    news = [rounds.after(step, cut(share)) for step, share in enumerate(shares, 1)]
+    began = [step for step, one in enumerate(news, 1) for _ in one.began]
+    ended = [(step, found.first_step, found.last_step) for step, one in enumerate(news, 1) for found in one.ended]
+    assert began[0] == 5
+    assert len(began) == 2
+    assert len(ended) == 1
+    step, first, last = ended[0]
+    assert (first, step - last) == (1, 5)  # told when five steps have been without it
+    assert [found.name for found in rounds.findings] == ["truncation", "truncation"]
+    assert [bool(one.present) for one in news] == [5 <= s < step or s >= began[1] for s in range(1, 30)]
+
+
+def test_what_is_cut_less_and_less_is_left_to_heal() -> None:
+    rounds = Rounds("01-grpo", 0, stage())
+    for step in range(1, 11):
+        rounds.after(step, cut(0.9 * 0.7**step))
+    assert rounds.findings == []
+
+
+def test_a_resumed_process_says_again_what_is_still_there() -> None:
+    rounds = Rounds("01-grpo", 0, stage())
+    for step in range(1, 8):
+        rounds.after(step, cut(1.0))
+    rounds.forget_what_was_said()
+    assert [found.first_step for found in rounds.after(8, cut(1.0)).began] == [1]
+    assert rounds.after(9, cut(1.0)).began == []
+
+
+def test_findings_take_whatever_figures_there_are() -> None:
+    """Figures that are missing, null, infinite or zero in any combination stop no run."""
+    draw = random.Random(0)
+    names = [
+        "groups/zero_std",
+        "groups/kept",
+        "completion/truncated",
+        "completion/length_mean",
+        "entropy",
+        "kl",
+        "loss",
+    ]
+    names += ["reward/mean", "reward/accuracy", "reward/accuracy/error", "reward/accuracy/timeout", "skipped", "tokens"]
+    names += ["sampler/kl", "ratio/clipped", "grad_norm", "time/rollout", "time/learn", "time/reward", "time/sync"]
+    names += ["evaluation/accuracy", "evaluation/accuracy_low", "evaluation/accuracy_high", "time/evaluate"]
+    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
+    kinds = [stage(), stage(dynamic_sampling={}, evaluation={}, epochs_per_step=2), stage(loss={"kind": "gspo"}), sft]
+    for number in range(60):
+        rounds = Rounds("01-x", 0, kinds[number % len(kinds)])
+        for step in range(30):
+            figures = {name: draw.choice([0.0, 1.0, draw.random(), math.nan, math.inf, None]) for name in names}
+            asked = {name: value for name, value in figures.items() if draw.random() < 0.8}
+            rounds.after(step, asked, [[draw.choice([0.0, 900.0]) for _ in range(4)]])
+
+
+# --- runs on disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path, write_recipe: Callable[..., Path]) -> Path:
+    """A run of two stages whose second one is cut short from the start; the third has not begun."""
+    recipe = write_recipe()
+    folder = tmp_path / "run"
+    for name in ("01-sft", "02-grpo"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(recipe, folder / "recipe.yaml")
+    log(folder / "01-sft", [{"step": n, "stage": "01-sft", "time": 1.0, "loss": 2.0 / n} for n in range(1, 7)])
+    log(folder / "02-grpo", [{"step": n, "stage": "02-grpo", "time": 1.0, **cut(1.0)} for n in range(1, 9)])
+    return folder
+
+
+def log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+TRUNCATION = Finding(
+    "truncation",
+    "02-grpo",
+    1,
+    8,
+    "100% of the completions of 32 groups were cut at 24 tokens",
+    "stages.1.rollout.max_new_tokens: 24 -> 48",
+)
+
+
+def test_half_a_run_is_examined_as_far_as_it_went(run: Path) -> None:
+    assert examine(run) == [TRUNCATION]
+
+
+def test_a_torn_last_line_is_left_out(run: Path) -> None:
+    with (run / "02-grpo" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "completion/trunc')
+    assert examine(run) == [TRUNCATION]
+
+
+def test_the_command_prints_findings_and_their_changes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(run)]) == 0
+    assert capsys.readouterr().out == (
+        "02-grpo: truncation, steps 1 to 8\n"
+        "  seen    100% of the completions of 32 groups were cut at 24 tokens\n"
+        "  change  stages.1.rollout.max_new_tokens: 24 -> 48\n"
+    )
+    assert main(["doctor", str(run), "--json", "--strict"]) == 1
+    assert [Finding(**found) for found in json.loads(capsys.readouterr().out)] == [TRUNCATION]
+
+
+def test_the_command_on_a_healthy_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(RUNS / "quickstart"), "--strict"]) == 0
+    assert capsys.readouterr().out.endswith("quickstart: nothing found\n")
+
+
+def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tmp_path)]) == 2
+    assert "expected a run's folder, found no recipe.yaml in it" in capsys.readouterr().err
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_shares_count_what_they_are_of() -> None:
+    """Of n in n the lower end is n / (n + 1.96^2): 35 groups are enough for nine tenths, and 34 are not."""
+    assert least_share(1.0, 35) == pytest.approx(35 / (35 + 1.959964**2))
+    assert least_share(1.0, 34) < 0.9 < least_share(1.0, 35)
+    assert least_share(0.5, 0) == 0
+
+
+def test_a_rise_is_measured_in_standard_errors() -> None:
+    assert rise([1, 2, 3], [4, 5, 6]) == pytest.approx(3 / (2 / 3) ** 0.5)
+    assert rise([4, 5, 6], [1, 2, 3]) == -rise([1, 2, 3], [4, 5, 6])
+    assert (rise([1, 1], [2, 2]), rise([1, 1], [1, 1]), rise([1], [5, 6])) == (math.inf, 0, 0)
+
+
+def test_a_trend_is_one_in_any_shape() -> None:
+    """All 10 pairs of 5 rise: (10 - 1) / sqrt(5 * 4 * 15 / 18)."""
+    assert trend([1, 2, 3, 4, 100]) == pytest.approx(9 / (300 / 18) ** 0.5)
+    assert trend([5, 4, 3, 2, 1]) == -trend([1, 2, 3, 4, 5])
+    assert trend([1, 2, 1, 2]) < 1
+    assert trend([3, 3, 3]) == 0
+
+
+def test_starved_experts_are_told_from_few_tokens() -> None:
+    assert starving([500, 500, 0, 0]) == (2, 2)
+    assert starving([900, 60, 60, 1]) == (1, 0)
+    assert starving([2, 2, 0, 0]) == (0, 0)
+
+
+def losses(*values: float) -> Iterator[Finding | None]:
+    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
+    chart = Chart("01-sft", 0, sft)
+    for step, value in enumerate(values, 1):
+        chart.add(step, {"loss": value})
+        yield loss_diverging(chart)
+
+
+def test_a_loss_near_0_may_double_and_more() -> None:
+    assert not any(losses(*[6.0, 4, 2, 1, 0.5], *[0.002, 0.001] * 10, *[0.02, 0.03] * 10))
+    assert any(losses(*[6.0, 4, 2, 1, 0.5], *[0.2, 0.1] * 10, *[2.0, 3.0] * 10))
+
+
+def test_a_present_value_is_that_of_the_recipe() -> None:
+    settings = load_recipe(RUNS / "quickstart" / "recipe.yaml").stages[1]
+    values = [present(settings, key) for key in ("lr", "rewards.1.weight", "rewards.0.options.seconds", "correction")]
+    assert list(map(written, values)) == ["0.0003", "0.25", "null", "null"]
