@@ -14,8 +14,10 @@ from grpo.kernels.fp8_blocks import LARGEST, SMALLEST_SCALE, TILE, Scaled, chunk
 
 TILES = 16
 """Tiles of 1 x 128 that a program quantises."""
-ROWS, COLUMNS = 64, 64
+ROWS, COLUMNS = 128, 128
 """Of the result, that a program computes."""
+WARPS, STAGES = 8, 3
+"""Which work on it, and how many chunks are loaded ahead."""
 
 
 def quantise(x_MK: Tensor, rows: int) -> Scaled:
@@ -41,8 +43,9 @@ def product(a: Scaled, b: Scaled) -> Tensor:
         factors = [part.contiguous() for part in (a.values_MK, a.scales_MC, b.values_MK, b.scales_MC)]
         grid = (triton.cdiv(size, ROWS), triton.cdiv(columns, COLUMNS))
         _product[grid](
-            *factors, out_MN, size, columns, inner, a.scales_MC.shape[1], a.rows, b.rows, TILE, ROWS, COLUMNS
-        )
+            *factors, out_MN, size, columns, inner, a.scales_MC.shape[1], a.rows, b.rows, TILE, ROWS, COLUMNS,
+            num_warps=WARPS, num_stages=STAGES,
+        )  # fmt: skip
     return out_MN
 
 

@@ -41,8 +41,8 @@ class Layout:
                 self.segments.append((start, length))
                 start += length
         self.tokens = start
-        self.block_masks: dict[int | None, Any] = {}
-        """FlexAttention's masks by window, made where it is used."""
+        self.kept: dict[str, Any] = {}
+        """What attention makes of the layout, by its name."""
 
     @cached_property
     def buckets(self) -> list[tuple[Tensor, Tensor | None]]:
