@@ -261,7 +261,7 @@ def test_recomputed_and_offloaded_activations(
 def test_a_step_in_less_precision(
     family: str, precision: str, limit: float, tiny_model: MakeModel, byte_tokenizer: Any
 ) -> None:
-    """Of a model whose weights are ten times larger than is usual; gradients that have nothing in common are 1.4 apart."""
+    """Of a model with weights ten times larger than usual; gradients that have nothing in common are 1.4 apart."""
     expected = step(family, tiny_model, byte_tokenizer, "cuda")
     got = step(family, tiny_model, byte_tokenizer, "cuda", precision=precision)
     assert 1e-4 < gap([got[1]], [expected[1]]) < limit
