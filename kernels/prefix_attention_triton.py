@@ -158,9 +158,9 @@ def _places(layout: Layout, size: int, by_key: bool) -> Places:
     name = f"{'key' if by_key else 'query'} tiles of {size}"
     if name not in layout.kept:
         tiles = key_tiles(layout, size) if by_key else query_tiles(layout, size)
-        starts = [start for start, length in layout.segments for _ in range(length)]
-        columns = [torch.tensor(column, dtype=torch.int32, device=layout.device) for column in (tiles, starts)]
-        layout.kept[name] = Places(*columns, layout.positions.int())
+        starts, lengths = torch.tensor(layout.segments, dtype=torch.int32).view(-1, 2).unbind(1)
+        columns = torch.tensor(tiles, dtype=torch.int32).view(-1, 5), starts.repeat_interleave(lengths)
+        layout.kept[name] = Places(*(column.to(layout.device) for column in columns), layout.positions.int())
     return layout.kept[name]
 
 

@@ -1,5 +1,6 @@
 """Which tiles of a packed micro-batch's tokens a GPU's programs work on, and what each tile sees and is seen by."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ class Tile(NamedTuple):
 
 def query_tiles(layout: Layout, size: int) -> list[Tile]:
     """Tiles of rows, those with the longest work first."""
-    starts = [start for start, length in layout.segments for _ in range(length)]
+    starts = [start for start, _ in layout.segments]
     tiles = (
-        Tile(first, last, seen.start, seen.stop, starts[first])
+        Tile(first, last, seen.start, seen.stop, starts[bisect_right(starts, first) - 1])
         for area, seen, _ in _areas(layout)
         for first, last in _cut(area, size)
     )
@@ -40,9 +41,9 @@ def query_tiles(layout: Layout, size: int) -> list[Tile]:
 
 def key_tiles(layout: Layout, size: int) -> list[Tile]:
     """Tiles of keys, those with the longest work first."""
-    ends = [start + length for start, length in layout.segments for _ in range(length)]
+    ends = [start + length for start, length in layout.segments]
     tiles = (
-        Tile(first, last, rows.start, rows.stop, ends[last - 1])
+        Tile(first, last, rows.start, rows.stop, ends[bisect_left(ends, last)])
         for area, _, rows in _areas(layout)
         for first, last in _cut(area, size)
     )
