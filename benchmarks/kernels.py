@@ -1,6 +1,6 @@
 """How fast the kernels for GPUs are beside torch's own ways, and what other sizes of their blocks would give.
 
-    python benchmarks/kernels.py [attention] [logprobs] [fp8] [norms]
+    python benchmarks/kernels.py [attention] [attention64] [logprobs] [fp8] [norms]
 
 Times are medians of triton's do_bench, forward and backward pass together where there are both. TFLOP/s count what must
 be computed: pairs of tokens that see each other, each product once.
@@ -10,7 +10,6 @@ import argparse
 import gc
 import math
 from collections.abc import Callable, Iterable
-from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -81,12 +80,12 @@ def flex_of(layout: Layout, query: Tensor) -> Callable[..., Tensor]:
     return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=True)
 
 
-def attention() -> None:
+def attention(heads: int = 12, shared: int = 2, size: int = 128) -> None:
     """Packed groups beside FlexAttention under the same mask, and beside padded rows with torch's fused kernel."""
     for name, groups in (("512 + 1024", groups_of(4, 512, 1024)), ("200 + 128", groups_of(8, 200, 128))):
         layout = Layout(groups, GPU)
         seen = sum(p * (p + 1) / 2 + sum(n * p + n * (n + 1) / 2 for n in lengths) for p, lengths in layout.groups)
-        for (heads, shared, size), dtype in product(((12, 2, 128), (9, 3, 64)), (torch.bfloat16, torch.float32)):
+        for dtype in (torch.bfloat16, torch.float32):
             shapes = ((heads, size), (shared, size), (shared, size))
             inputs = [
                 torch.randn(1, layout.tokens, *s, device=GPU, dtype=dtype).transpose(1, 2).requires_grad_()
@@ -106,8 +105,8 @@ def attention() -> None:
                 flex = flex_of(layout, inputs[0])
                 flexed = lambda: flex(*inputs)  # noqa: B023, E731
                 report(f"{said}: flex", milliseconds(flexed), milliseconds(both_ways(flexed, inputs)), flops)
-            if name == "512 + 1024":
-                best_blocks(own, inputs, dtype)
+            if name == "512 + 1024" and dtype == torch.bfloat16:
+                best_blocks(own, inputs)
             gc.collect()
 
 
@@ -117,22 +116,14 @@ def report(name: str, forward: float, both: float, flops: float) -> None:
     print(f"{name}: forward {forward:.3f} ms ({rates[0]:.0f} TF/s), both {both:.3f} ms ({rates[1]:.0f})", flush=True)
 
 
-def best_blocks(work: Callable[[], Tensor], inputs: list[Tensor], dtype: torch.dtype) -> None:
+def best_blocks(work: Callable[[], Tensor], inputs: list[Tensor]) -> None:
     """The best sizes of blocks, forward and both ways with the best of forward."""
-    if dtype == torch.float32:
-        tried = [Blocks(*b) for b in ((32, 32, 4, 1), (64, 32, 4, 1), (64, 64, 8, 1), (32, 32, 4, 2), (64, 32, 8, 1))]
-    else:
-        tried = [
-            Blocks(*b)
-            for b in (
-                (128, 64, 4, 2), (128, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 2),
-                (64, 64, 4, 3), (64, 128, 4, 2), (64, 32, 4, 2), (32, 64, 4, 2),
-            )
-        ]  # fmt: skip
+    forward = ((128, 64, 4, 2), (128, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3))
+    backwards = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (64, 128, 8, 2), (128, 128, 8, 2), (64, 32, 4, 3))
     own = prefix_attention_triton._blocks
-    for backward in (False, True):
+    for backward, tried in ((False, forward), (True, backwards)):
         times = {}
-        for blocks in tried:
+        for blocks in (Blocks(*sizes) for sizes in tried):
 
             def chosen(q: Tensor, v: Tensor, backward: bool, asked: bool = backward, blocks: Blocks = blocks) -> Blocks:
                 return blocks if backward == asked else own(q, v, backward)
@@ -241,7 +232,13 @@ def norms() -> None:
 
 def main() -> None:
     """The command line."""
-    parts = {"attention": attention, "logprobs": logprobs, "fp8": fp8, "norms": norms}
+    parts = {
+        "attention": attention,
+        "attention64": lambda: attention(9, 3, 64),
+        "logprobs": logprobs,
+        "fp8": fp8,
+        "norms": norms,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=parts, default=list(parts))
     print(torch.cuda.get_device_name(), "torch", torch.__version__)

@@ -3,7 +3,8 @@
 E4M3 units of a GPU sum less exactly than float32: no sum in them is longer than the 128 elements of a chunk.
 """
 
-from typing import Any
+# mypy: allow-untyped-defs
+# Triton reads the annotations of what it compiles, and knows those of its constants alone.
 
 import torch
 import triton
@@ -51,9 +52,9 @@ def product(a: Scaled, b: Scaled) -> Tensor:
 
 @triton.jit
 def _quantise(
-    x: Any, values: Any, scales: Any, size: Any, inner: Any, count: Any, row_stride: Any, column_stride: Any,
+    x, values, scales, size, inner, count, row_stride, column_stride,
     ROWS: tl.constexpr, SQUARE: tl.constexpr, TILE: tl.constexpr, LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     chunk = tl.program_id(1)
     column = chunk * TILE + tl.arange(0, TILE)
@@ -80,9 +81,9 @@ def _quantise(
 
 @triton.jit
 def _product(
-    a: Any, a_scales: Any, b: Any, b_scales: Any, out: Any, size: Any, columns: Any, inner: Any, count: Any,
+    a, a_scales, b, b_scales, out, size, columns, inner, count,
     A_ROWS: tl.constexpr, B_ROWS: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)

@@ -7,6 +7,9 @@ depends on which program is the first.
 Axes: T tokens, H query heads, K heads of keys and values, D head size, E size of a value; R rows and C keys of a block.
 """
 
+# mypy: allow-untyped-defs
+# Triton reads the annotations of what it compiles, and knows those of its constants alone.
+
 from typing import Any, NamedTuple
 
 import torch
@@ -159,8 +162,11 @@ def _places(layout: Layout, size: int, by_key: bool) -> Places:
     if name not in layout.kept:
         tiles = key_tiles(layout, size) if by_key else query_tiles(layout, size)
         starts, lengths = torch.tensor(layout.segments, dtype=torch.int32).view(-1, 2).unbind(1)
-        columns = torch.tensor(tiles, dtype=torch.int32).view(-1, 5), starts.repeat_interleave(lengths)
-        layout.kept[name] = Places(*(column.to(layout.device) for column in columns), layout.positions.int())
+        layout.kept[name] = Places(
+            torch.tensor(tiles, dtype=torch.int32, device=layout.device).view(-1, 5),
+            starts.repeat_interleave(lengths).to(layout.device),
+            layout.positions.int(),
+        )
     return layout.kept[name]
 
 
@@ -168,7 +174,7 @@ def _places(layout: Layout, size: int, by_key: bool) -> Places:
 
 
 @triton.jit
-def _load(tensor: Any, token: Any, is_token: Any, stride: Any, SIZE: tl.constexpr, BLOCK: tl.constexpr) -> Any:
+def _load(tensor, token, is_token, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Vectors (n, BLOCK) of some tokens, zeros where there is none and behind their end."""
     place = tl.arange(0, BLOCK)
     where = tensor + token.to(tl.int64)[:, None] * stride + place[None, :]
@@ -176,23 +182,21 @@ def _load(tensor: Any, token: Any, is_token: Any, stride: Any, SIZE: tl.constexp
 
 
 @triton.jit
-def _store(
-    tensor: Any, values: Any, token: Any, is_token: Any, stride: Any, SIZE: tl.constexpr, BLOCK: tl.constexpr
-) -> None:
+def _store(tensor, values, token, is_token, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     place = tl.arange(0, BLOCK)
     where = tensor + token.to(tl.int64)[:, None] * stride + place[None, :]
     tl.store(where, values.to(tensor.dtype.element_ty), mask=is_token[:, None] & (place < SIZE)[None, :])
 
 
 @triton.jit
-def _dot(a: Any, b: Any, PRECISION: tl.constexpr) -> Any:
+def _dot(a, b, PRECISION: tl.constexpr):
     if PRECISION == "interpreted":  # where products of bfloat16 are not known
         return tl.dot(a.to(tl.float32), b.to(tl.float32))
     return tl.dot(a, b, input_precision=PRECISION)
 
 
 @triton.jit
-def _scores(product: Any, scale: Any, cap: Any, CAPPED: tl.constexpr) -> Any:
+def _scores(product, scale, cap, CAPPED: tl.constexpr):
     """Scores as exponents of 2, and their derivative by the product of query and key, per unit of natural exponent."""
     if CAPPED:
         squashed = 1.0 - 2.0 / (tl.exp(2.0 * (product * (scale / cap))) + 1.0)
@@ -202,9 +206,9 @@ def _scores(product: Any, scale: Any, cap: Any, CAPPED: tl.constexpr) -> Any:
 
 @triton.jit
 def _sees(
-    row: Any, is_row: Any, row_own: Any, row_position: Any, key: Any, is_key: Any, key_position: Any, shared: Any,
-    window: Any, WINDOWED: tl.constexpr,
-) -> Any:  # fmt: skip
+    row, is_row, row_own, row_position, key, is_key, key_position, shared,
+    window, WINDOWED: tl.constexpr,
+):  # fmt: skip
     """Which row sees which key (R, C); `shared`: the keys are the rows' prompt, where nothing is later."""
     seen = is_row[:, None] & is_key[None, :]
     seen = seen & (shared | ((key[None, :] >= row_own[:, None]) & (key[None, :] <= row[:, None])))
@@ -215,13 +219,13 @@ def _sees(
 
 @triton.jit
 def _forward(
-    query: Any, keys: Any, values: Any, out: Any, lse: Any, tiles: Any, own: Any, position: Any,
-    q_token: Any, q_head: Any, k_token: Any, k_head: Any, v_token: Any, v_head: Any, o_token: Any, o_head: Any,
-    scale: Any, cap: Any, window: Any,
+    query, keys, values, out, lse, tiles, own, position,
+    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head,
+    scale, cap, window,
     SHARE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, E: tl.constexpr, D_BLOCK: tl.constexpr,
     E_BLOCK: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     tile, head = tiles + tl.program_id(0) * 5, tl.program_id(1)
     first, last, begin, end, own_begin = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
@@ -261,14 +265,14 @@ def _forward(
 
 @triton.jit
 def _by_query(
-    query: Any, keys: Any, values: Any, grad: Any, by_query: Any, lse: Any, delta: Any,
-    tiles: Any, own: Any, position: Any,
-    q_token: Any, q_head: Any, k_token: Any, k_head: Any, v_token: Any, v_head: Any, g_token: Any, g_head: Any,
-    bq_token: Any, bq_head: Any, scale: Any, cap: Any, window: Any,
+    query, keys, values, grad, by_query, lse, delta,
+    tiles, own, position,
+    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
+    bq_token, bq_head, scale, cap, window,
     SHARE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, E: tl.constexpr, D_BLOCK: tl.constexpr,
     E_BLOCK: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     tile, head = tiles + tl.program_id(0) * 5, tl.program_id(1)
     first, last, begin, end, own_begin = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
@@ -304,14 +308,14 @@ def _by_query(
 
 @triton.jit
 def _by_key(
-    query: Any, keys: Any, values: Any, grad: Any, by_key: Any, by_value: Any, lse: Any, delta: Any,
-    tiles: Any, own: Any, position: Any,
-    q_token: Any, q_head: Any, k_token: Any, k_head: Any, v_token: Any, v_head: Any, g_token: Any, g_head: Any,
-    bk_token: Any, bk_head: Any, bv_token: Any, bv_head: Any, scale: Any, cap: Any, window: Any,
+    query, keys, values, grad, by_key, by_value, lse, delta,
+    tiles, own, position,
+    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
+    bk_token, bk_head, bv_token, bv_head, scale, cap, window,
     SHARE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, E: tl.constexpr, D_BLOCK: tl.constexpr,
     E_BLOCK: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     tile, head = tiles + tl.program_id(0) * 5, tl.program_id(1)
     first, last, begin, end, own_end = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
