@@ -191,8 +191,10 @@ def _store(tensor, values, token, is_token, stride, SIZE: tl.constexpr, BLOCK: t
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
     if PRECISION == "interpreted":  # where products of bfloat16 are not known
-        return tl.dot(a.to(tl.float32), b.to(tl.float32))
-    return tl.dot(a, b, input_precision=PRECISION)
+        product = tl.dot(a.to(tl.float32), b.to(tl.float32))
+    else:
+        product = tl.dot(a, b, input_precision=PRECISION)
+    return product
 
 
 @triton.jit
