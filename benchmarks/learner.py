@@ -310,14 +310,14 @@ def answer(settings: argparse.Namespace) -> None:
 
 def _measured(settings: argparse.Namespace) -> dict[str, Any]:
     rollouts = json.loads(Path(settings.rollouts).read_text())
-    if settings.device == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     result = (run_ours if settings.who == "ours" else run_trl)(settings.model, rollouts, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     peak = torch.cuda.max_memory_allocated() / 2**20 if settings.device == "cuda" else peak
     rate = gemm_rate(torch.bfloat16 if settings.dtype == "bf16" else torch.float32, settings.device)
+    if settings.device == "cuda":  # the other side's run is next
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return result | {"peak_mb": peak, "gemm": rate, "tf32": torch.backends.cuda.matmul.allow_tf32}
 
 

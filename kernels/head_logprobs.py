@@ -21,8 +21,8 @@ from grpo.kernels.logprob_tiles import RowGradient, RowState
 
 TILE = 1 << 20
 """Logits of a tile at most (4 MB in float32): what passes over them stays in the processor's caches."""
-GPU_TILE = 1 << 24
-"""The same on a GPU, whose products must be large to keep it busy: 64 MB."""
+GPU_TILE = 1 << 25
+"""The same on a GPU, whose products must be large to keep it busy: 128 MB."""
 
 NARROWEST = 512
 """Vocabulary of a tile at least: products of narrower matrices are slow."""

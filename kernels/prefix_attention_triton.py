@@ -10,6 +10,7 @@ Axes: T tokens, H query heads, K heads of keys and values, D head size, E size o
 # mypy: allow-untyped-defs
 # Triton reads the annotations of what it compiles, and knows those of its constants alone.
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -80,13 +81,14 @@ class _PrefixAttention(torch.autograd.Function):
         query_THD, key_TKD, value_TKE, out_THE, lse_TH = ctx.saved_tensors
         layout, rules, heads = ctx.layout, ctx.rules, key_TKD.shape[1]
         grad_THE = _rows(grad_THE)
-        delta_TH = (grad_THE.float() * out_THE.float()).sum(-1)
+        delta_TH = torch.empty_like(lse_TH)  # of each row grad * out, summed: the first kernel leaves it for the second
         sizes, blocks = _sizes(query_THD, key_TKD, value_TKE, rules), _blocks(query_THD, value_TKE, backward=True)
         by_query_THD = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
         # Of every query head, so that as many programs work on keys as on queries.
         by_key_THD, by_value_THE = torch.empty_like(by_query_THD), torch.empty_like(out_THE)
         inputs = (query_THD, key_TKD, value_TKE, grad_THE)
-        _run(_by_query, blocks.rows, blocks, layout, (*inputs, by_query_THD), (lse_TH, delta_TH), rules, sizes)
+        given = (*inputs, out_THE, by_query_THD)
+        _run(_by_query, blocks.rows, blocks, layout, given, (lse_TH, delta_TH), rules, sizes)
         _run(
             _by_key, blocks.keys, blocks, layout, (*inputs, by_key_THD, by_value_THE), (lse_TH, delta_TH), rules, sizes
         )
@@ -138,11 +140,15 @@ def _blocks(query_THD: Tensor, value_TKE: Tensor, backward: bool) -> Blocks:
     size = max(16, triton.next_power_of_2(max(query_THD.shape[-1], value_TKE.shape[-1])))
     if query_THD.dtype == torch.float32:
         return Blocks(32, 32, 4, 1) if size <= 128 else Blocks(16, 16, 4, 1)
-    if size <= 64:
-        return Blocks(64, 64, 4, 2) if backward else Blocks(128, 64, 4, 3)
-    if size <= 128:
-        return Blocks(64, 64, 4, 2) if backward else Blocks(128, 64, 8, 2)
-    return Blocks(32, 32, 4, 1) if backward else Blocks(64, 32, 4, 2)
+    if size <= 128:  # the best of those tried on an H100 (benchmarks/kernels.py)
+        return Blocks(64, 32 if backward else 64, 4, 3 if _has_room(query_THD.device) else 1)
+    return Blocks(32, 32, 4, 1) if backward else Blocks(64, 32, 4, 2 if _has_room(query_THD.device) else 1)
+
+
+@cache
+def _has_room(device: torch.device) -> bool:
+    """Whether shared memory is large enough to load blocks ahead, as that of data centers' GPUs is."""
+    return device.type != "cuda" or torch.cuda.get_device_properties(device).shared_memory_per_block_optin > 150_000
 
 
 # --- which tile sees what ---------------------------------------------------------------------------------------------
@@ -267,10 +273,9 @@ def _forward(
 
 @triton.jit
 def _by_query(
-    query, keys, values, grad, by_query, lse, delta,
-    tiles, own, position,
-    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    bq_token, bq_head, scale, cap, window,
+    query, keys, values, grad, out, by_query, lse, delta, tiles, own, position,
+    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head, o_token, o_head, bq_token, bq_head,
+    scale, cap, window,
     SHARE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, E: tl.constexpr, D_BLOCK: tl.constexpr,
     E_BLOCK: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -289,7 +294,9 @@ def _by_query(
     q = _load(query + head * q_head, row, is_row, q_token, D, D_BLOCK)
     g = _load(grad + head * g_head, row, is_row, g_token, E, E_BLOCK)
     row_lse = tl.load(lse + row.to(tl.int64) * HEADS + head, mask=is_row, other=0.0)
-    row_delta = tl.load(delta + row.to(tl.int64) * HEADS + head, mask=is_row, other=0.0)
+    o = _load(out + head * o_head, row, is_row, o_token, E, E_BLOCK)
+    row_delta = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
+    tl.store(delta + row.to(tl.int64) * HEADS + head, row_delta, mask=is_row)
     sums = tl.zeros((ROWS, D_BLOCK), tl.float32)
     shared_blocks = tl.cdiv(end - begin, KEYS)
     for block in range(0, shared_blocks + tl.cdiv(last - own_begin, KEYS)):
