@@ -21,6 +21,7 @@ from grpo.batch import Trajectory, micro_batches, pack
 from grpo.checkpoint import restore_rng, rng_state
 from grpo.experts.load import balance_of
 from grpo.forward import packs, prepare_packing, target_logprobs, target_scores
+from grpo.grpo_stage import GrpoStage
 from grpo.kernels import fp8_blocks, fp8_linear, head_logprobs
 from grpo.kernels.elementwise import gated_silu, rms_norm
 from grpo.kernels.head_logprobs import LogitRules, head_scores
@@ -33,7 +34,6 @@ from grpo.mtp import add_predictor
 from grpo.mtp_settings import SpeculativeSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, make_reference
-from grpo.recipe import GrpoStage
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.types import TokenSequence
