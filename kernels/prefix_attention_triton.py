@@ -148,7 +148,10 @@ def _blocks(query_THD: Tensor, value_TKE: Tensor, backward: bool) -> Blocks:
 @cache
 def _has_room(device: torch.device) -> bool:
     """Whether shared memory is large enough to load blocks ahead, as that of data centers' GPUs is."""
-    return device.type != "cuda" or torch.cuda.get_device_properties(device).shared_memory_per_block_optin > 150_000
+    if device.type != "cuda":
+        return True
+    properties: Any = torch.cuda.get_device_properties(device)  # whose stubs lack a name
+    return bool(properties.shared_memory_per_block_optin > 150_000)
 
 
 # --- which tile sees what ---------------------------------------------------------------------------------------------
