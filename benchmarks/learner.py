@@ -9,9 +9,16 @@
 from the same tokens with the same loss; the first update of each process warms up and is not counted. TRL runs without
 gradient checkpointing and, unless `--trl-old` asks for it, without the pass for old log-probabilities that it makes by
 default when vLLM samples: its fastest way.
+
+With `--device cuda` each side is one process that is asked in turn, memory is what torch allocates on the GPU, and
+every time is taken after the GPU has finished. Weights and tokens do not change how long an update takes:
+
+    python benchmarks/learner.py init qwen2.5-1.5b MODEL
+    python benchmarks/learner.py draw rollouts.json --prompt 512 --new 1024 --groups 4
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -33,6 +40,55 @@ import torch
 from torch import Tensor, nn
 
 GROUPS, COMPLETIONS = 2, 8
+
+ANSWER = "answer "
+"""What a line with a result begins with, among whatever libraries print."""
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+    },
+    "qwen2.5-0.5b": {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
+        "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+    },
+    "qwen2.5-1.5b": {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
+        "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+    },
+}  # fmt: skip
+"""Published shapes: what an update costs depends on them, and not on the weights."""
+
+
+def init(shape: str, folder: Path) -> None:
+    """Leave a model of a published shape with random weights, and a tokenizer of bytes, in a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    kind = {"tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model(**SHAPES[shape], **kind)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    vocabulary = {character: i for i, character in enumerate(["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
+    print(f"{folder}: {shape}, {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def _accelerator(device: str) -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device == "cpu")
+
+
+def _now(device: str) -> float:
+    """The time at which everything that was asked for is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 # --- rollouts ---------------------------------------------------------------------------------------------------------
@@ -60,6 +116,26 @@ def record(model_path: str, out: Path, prompt: int, new: int) -> None:
     print(f"{out}: completions of {[[len(c) for c in g['completions']] for g in groups]} tokens")
 
 
+def draw(out: Path, prompt: int, new: int, groups: int, vocabulary: int) -> None:
+    """Random tokens. Lengths are log-normal, median 0.4 * `new`, sigma 0.6, cut at `new`: 1 in 16 is truncated."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(1, vocabulary, (count,), generator=generator).tolist()
+
+    def length() -> int:
+        return max(8, min(new, round(0.4 * new * math.exp(0.6 * torch.randn((), generator=generator).item()))))
+
+    drawn = []
+    for _ in range(groups):
+        rewards = torch.rand(COMPLETIONS, generator=generator)
+        advantages = (rewards - rewards.mean()) / rewards.std()
+        completions = [ids(length()) for _ in range(COMPLETIONS)]
+        drawn.append({"prompt": ids(prompt), "completions": completions, "advantages": advantages.tolist()})
+    out.write_text(json.dumps({"prompt": prompt, "new": new, "groups": drawn}))
+    print(f"{out}: completions of {[[len(c) for c in g['completions']] for g in drawn]} tokens")
+
+
 def _prompts(tokenizer: Any, length: int) -> Iterator[list[int]]:
     """Chats about grade-school problems, cut or repeated to the length."""
     sample = Path(__file__).parents[1] / "tests" / "gsm8k_sample.jsonl"
@@ -83,7 +159,6 @@ def _until(ids: list[int], end: int) -> list[int]:
 
 def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each update of this learner, its loss and gradient norm."""
-    from accelerate import Accelerator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from grpo.allocator import keep_freed_memory
@@ -98,7 +173,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
 
     keep_freed_memory()  # as grpo-train does
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).to(settings.device)
     prepare_packing(model, tokenizer)
     stage = GrpoStage.model_validate(
         {
@@ -107,7 +182,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
         }
     )  # fmt: skip
     reference = make_reference(Policy(model, tokenizer, "")) if settings.beta else None
-    learner = Learner(model, stage, 100, Accelerator(cpu=True))
+    learner = Learner(model, stage, 100, _accelerator(settings.device))
     objective = PolicyGradient(make_loss(stage.loss), 1.0, stage.kl, reference, 0.0)
     count = sum(len(group["completions"]) for group in rollouts["groups"])
     trajectories = [
@@ -117,18 +192,18 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
         for g in rollouts["groups"]
         for ids, advantage in zip(g["completions"], g["advantages"], strict=True)
     ]
-    cpu = torch.device("cpu")
+    device = torch.device(settings.device)
     sampled = []
     with torch.no_grad(), learner.autocast():
         for trajectory in trajectories:  # the sampler's own log-probabilities
-            logprobs = tuple(target_logprobs(model, pack([trajectory.tokens], cpu)).tolist())
+            logprobs = tuple(target_logprobs(model, pack([trajectory.tokens], device)).tolist())
             sampled.append(replace(trajectory, sampler_logprobs=logprobs, anchor_logprobs=logprobs))
     seconds, losses, norms = [], [], []
     for step in range(settings.updates + 1):
-        begin = time.perf_counter()
-        batches = micro_batches(sampled, settings.budget, cpu)
+        begin = _now(settings.device)
+        batches = micro_batches(sampled, settings.budget, device)
         figures = train_step(learner, batches, objective, step).figures()
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(_now(settings.device) - begin)
         losses.append(figures["loss"])
         norms.append(figures["grad_norm"])
     return {"seconds": seconds[1:], "loss": losses, "grad_norm": norms}
@@ -146,7 +221,7 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
         """A trainer that has sampled already."""
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-            batch = _padded(rollouts)
+            batch = {name: t.to(settings.device) for name, t in _padded(rollouts).items()}
             if self.beta:
                 batch["ref_per_token_logps"] = self._logprobs(self.ref_model, batch)
             if settings.trl_old:
@@ -171,10 +246,10 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
             self.begin = 0.0
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.begin = time.perf_counter()
+            self.begin = _now(settings.device)
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.begin)
+            self.seconds.append(_now(settings.device) - self.begin)
 
     count = sum(len(group["completions"]) for group in rollouts["groups"])
     size = settings.trl_batch or count
@@ -183,8 +258,8 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
             output_dir=folder, per_device_train_batch_size=size, gradient_accumulation_steps=count // size,
             num_generations=COMPLETIONS, max_completion_length=rollouts["new"], loss_type="grpo", beta=settings.beta,
             learning_rate=1e-6, lr_scheduler_type="constant", max_grad_norm=1.0, max_steps=settings.updates + 1,
-            gradient_checkpointing=False, bf16=settings.dtype == "bf16", use_cpu=True, report_to="none",
-            save_strategy="no", logging_steps=1, disable_tqdm=True, use_bias_correction_kl=False,
+            gradient_checkpointing=False, bf16=settings.dtype == "bf16", use_cpu=settings.device == "cpu",
+            report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True, use_bias_correction_kl=False,
         )  # fmt: skip
         watch = Watch()
         trainer = Recorded(
@@ -223,26 +298,84 @@ def _padded(rollouts: dict[str, Any]) -> dict[str, Any]:
 
 def one(settings: argparse.Namespace) -> None:
     """A single process's run, as JSON on the last line."""
+    print(json.dumps(_measured(settings)))
+
+
+def answer(settings: argparse.Namespace) -> None:
+    """Runs as they are asked for, a line of JSON each."""
+    for line in sys.stdin:
+        result = _measured(argparse.Namespace(**vars(settings) | json.loads(line)))
+        print(ANSWER + json.dumps(result), flush=True)
+
+
+def _measured(settings: argparse.Namespace) -> dict[str, Any]:
     rollouts = json.loads(Path(settings.rollouts).read_text())
     result = (run_ours if settings.who == "ours" else run_trl)(settings.model, rollouts, settings)
-    rate = gemm_rate(torch.bfloat16 if settings.dtype == "bf16" else torch.float32)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(result | {"peak_mb": peak, "gemm": rate}))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if settings.device == "cuda" else peak
+    rate = gemm_rate(torch.bfloat16 if settings.dtype == "bf16" else torch.float32, settings.device)
+    if settings.device == "cuda":  # the other side's run is next
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return result | {"peak_mb": peak, "gemm": rate, "tf32": torch.backends.cuda.matmul.allow_tf32}
+
+
+class Side:
+    """A process that runs one of the two, again and again."""
+
+    def __init__(self, who: str):
+        self.errors = Path(f"{who}.stderr").open("w+")  # noqa: SIM115
+        command = [sys.executable, __file__, "answer", "-", "-", "--who", who]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+
+    def run(self, settings: argparse.Namespace) -> dict[str, Any]:
+        """One run's result."""
+        asked = {name: value for name, value in vars(settings).items() if name not in ("who", "command")}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith(ANSWER):
+                result: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
+                return result
+        self.errors.seek(0)
+        sys.exit(self.errors.read()[-3000:])
 
 
 def compare(settings: argparse.Namespace) -> None:
-    """Alternate processes and say medians and their ratio."""
+    """Let the two run in turn and say medians and their ratio, for each of the given rollouts and precisions."""
+    for dtype in settings.dtypes:
+        # Processes of their own, because transformers' trainer keeps its precision in the environment.
+        sides = {who: Side(who) for who in ("ours", "trl")} if settings.device == "cuda" else {}
+        for rollouts in settings.rollouts:
+            case = argparse.Namespace(**vars(settings) | {"rollouts": rollouts, "dtype": dtype})
+            print(f"--- {Path(settings.model).name}, {Path(rollouts).stem}, {dtype}, KL {settings.beta}", flush=True)
+            _compare(case, {who: side.run for who, side in sides.items()})
+        for side in sides.values():
+            side.process.communicate()
+
+
+def _apart(who: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """A run in a process of its own, whose peak memory is the run's."""
+    given = ["--updates", str(settings.updates), "--beta", str(settings.beta), "--dtype", settings.dtype]
+    sizes = ["--budget", str(settings.budget), "--trl-batch", str(settings.trl_batch)]
+    sizes += ["--trl-old"] if settings.trl_old else []
+    command = [sys.executable, __file__, "one", settings.model, settings.rollouts, "--who", who, *given, *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _compare(settings: argparse.Namespace, sides: dict[str, Callable[..., dict[str, Any]]]) -> None:
     results: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
     for pair in range(settings.pairs):
         for who in ("ours", "trl") if pair % 2 == 0 else ("trl", "ours"):
-            given = ["--updates", str(settings.updates), "--beta", str(settings.beta), "--dtype", settings.dtype]
-            sizes = ["--budget", str(settings.budget), "--trl-batch", str(settings.trl_batch)]
-            sizes += ["--trl-old"] if settings.trl_old else []
-            command = [sys.executable, __file__, "one", settings.model, settings.rollouts, "--who", who, *given, *sizes]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(done.stderr[-3000:])
-            results[who].append(json.loads(done.stdout.splitlines()[-1]))
+            results[who].append(sides[who](settings) if sides else _apart(who, settings))
             print(f"{who}: {_said(results[who][-1])}", flush=True)
     seconds = {who: [statistics.median(r["seconds"]) for r in runs] for who, runs in results.items()}
     peak = {who: statistics.median(r["peak_mb"] for r in runs) for who, runs in results.items()}
@@ -250,16 +383,16 @@ def compare(settings: argparse.Namespace) -> None:
     ratios = sorted(t / o for o, t in zip(*seconds.values(), strict=True))
     rate = statistics.median(r["gemm"] for r in results["ours"])
     flops = model_flops(settings.model, json.loads(Path(settings.rollouts).read_text()), settings.beta > 0)
-    print(f"update: ours {ours:.2f} s, TRL {theirs:.2f} s, ratio of medians {theirs / ours:.2f}")
+    print(f"update: ours {ours:.4g} s, TRL {theirs:.4g} s, ratio of medians {theirs / ours:.2f}")
     print(f"ratios of the {len(ratios)} pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     print(f"peak memory: ours {peak['ours']:.0f} MB, TRL {peak['trl']:.0f} MB, {peak['ours'] / peak['trl']:.2f} of it")
-    print(f"{flops / 1e9:.0f} G model FLOPs an update: {flops / ours / 1e9:.0f} GF/s")
-    print(f"that is {flops / ours / 1e9 / rate:.0%} of the {rate:.0f} GF/s of a matrix product")
+    print(f"{flops / 1e9:.0f} G model FLOPs an update: {flops / ours / 1e9:.0f} GF/s, TRL {flops / theirs / 1e9:.0f}")
+    print(f"that is {flops / ours / 1e9 / rate:.0%} of the {rate:.0f} GF/s of a matrix product", flush=True)
 
 
 def _said(run: dict[str, Any]) -> str:
     first = f"loss {run['loss'][0]:.6f}, gradient {run['grad_norm'][0]:.6f}"
-    return f"{statistics.median(run['seconds']):.2f} s, {run['peak_mb']:.0f} MB, {run['gemm']:.0f} GF/s, {first}"
+    return f"{statistics.median(run['seconds']):.4g} s, {run['peak_mb']:.0f} MB, {run['gemm']:.0f} GF/s, {first}"
 
 
 # --- what a step must compute -----------------------------------------------------------------------------------------
@@ -283,46 +416,52 @@ def model_flops(model_path: str, rollouts: dict[str, Any], with_reference: bool)
     return forward * (4 if with_reference else 3)
 
 
-def gemm_rate(dtype: torch.dtype) -> float:
-    """The best of many products of this model's shapes, in GF/s."""
-    a, b = torch.randn(2048, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
-    best = min(_seconds(lambda: a @ b.T) for _ in range(30))
-    return 2 * 2048 * 576 * 1536 / best / 1e9
+def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """The best of many products, in GF/s: on a CPU of this model's shapes, on a GPU of large ones."""
+    rows, inner, columns = (8192, 8192, 8192) if device == "cuda" else (2048, 576, 1536)
+    a, b = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(columns, inner, dtype=dtype, device=device)
+    best = min(_seconds(lambda: a @ b.T, device) for _ in range(30))
+    return 2 * rows * inner * columns / best / 1e9
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
+def _seconds(work: Callable[[], Any], device: str = "cpu") -> float:
+    begin = _now(device)
     work()
-    return time.perf_counter() - begin
+    return _now(device) - begin
 
 
 # --- growth -----------------------------------------------------------------------------------------------------------
 
 
-def sweep(model_path: str) -> None:
+def sweep(model_path: str, device: str, dtype: str) -> None:
     """Seconds of forward and backward pass over prompt length P, completion length L, completions G and groups N."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from grpo.forward import prepare_packing
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).to(device)
     prepare_packing(model, AutoTokenizer.from_pretrained(model_path))
-    base = {"P": 64, "L": 64, "G": 8, "N": 1}
+    more = 8 if device == "cuda" else 1  # so that a GPU has something to do
+    base = {"P": 64 * more, "L": 64 * more, "G": 8, "N": 1}
     ranges = {"N": [1, 2, 4, 8], "L": [32, 64, 128, 256], "G": [4, 8, 16, 32], "P": [64, 128, 256, 512]}
-    _pass(model, **base)
-    for axis, values in ranges.items():
-        seconds = [_best(model, **base | {axis: value}) for value in values]
-        print(f"{axis} {values}: {', '.join(f'{s:.2f}' for s in seconds)} s, exponent {_slope(values, seconds):.3f}")
-    for count in (2, 8, 32):
-        cost = _best(model, P=448, L=16, G=count, N=1) - _best(model, P=64, L=16, G=count, N=1)
-        print(f"G {count}: 384 more prompt tokens cost {cost:.2f} s", flush=True)
+    ranges |= {axis: [more * value for value in ranges[axis]] for axis in "LP"}
+    with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
+        _pass(model, **base)
+        for axis, values in ranges.items():
+            seconds = [_best(model, **base | {axis: value}) for value in values]
+            said = ", ".join(f"{s:.3g}" for s in seconds)
+            print(f"{axis} {values}: {said} s, exponent {_slope(values, seconds):.3f}", flush=True)
+        short, long = 64 * more, 448 * more
+        for count in (2, 8, 32):
+            cost = _best(model, P=long, L=2 * more, G=count, N=1) - _best(model, P=short, L=2 * more, G=count, N=1)
+            print(f"G {count}: {long - short} more prompt tokens cost {cost:.3g} s", flush=True)
 
 
-def _best(model: nn.Module, **sizes: int) -> float:
-    return min(_seconds(partial(_pass, model, **sizes)) for _ in range(3))
+def _best(model: Any, **sizes: int) -> float:
+    return min(_seconds(partial(_pass, model, **sizes), model.device.type) for _ in range(3))
 
 
-def _pass(model: nn.Module, P: int, L: int, G: int, N: int) -> None:
+def _pass(model: Any, P: int, L: int, G: int, N: int) -> None:
     from grpo.batch import pack
     from grpo.forward import target_logprobs
     from grpo.types import TokenSequence
@@ -334,7 +473,7 @@ def _pass(model: nn.Module, P: int, L: int, G: int, N: int) -> None:
 
     for _ in range(N):  # a group is a micro-batch
         prompt = ids(P)
-        tokens = pack([TokenSequence(prompt, ids(L)) for _ in range(G)], torch.device("cpu"))
+        tokens = pack([TokenSequence(prompt, ids(L)) for _ in range(G)], model.device)
         target_logprobs(model, tokens).sum().backward()
     model.zero_grad()
 
@@ -345,33 +484,35 @@ def _slope(sizes: list[int], seconds: list[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def memory() -> None:
+def memory(device: str) -> None:
     """Peak memory of the log-probability step, without the weights and their gradient, by vocabulary and tokens."""
     for vocabulary in (16_384, 49_152, 151_936):
-        for tokens in (512, 2048):
-            row = [_peak(way, vocabulary, tokens) for way in ("tiles", "whole")]
+        for tokens in (512, 2048) if device == "cpu" else (2048, 16_384):
+            row = [_peak(way, vocabulary, tokens, device) for way in ("tiles", "whole")]
             print(
                 f"vocabulary {vocabulary}, {tokens} tokens: tiles {row[0]:.0f} MB, whole logits {row[1]:.0f} MB",
                 flush=True,
             )
 
 
-def _peak(way: str, vocabulary: int, tokens: int) -> float:
+def _peak(way: str, vocabulary: int, tokens: int, device: str) -> float:
+    if device == "cuda":
+        return step(way, vocabulary, tokens, device)
     command = [sys.executable, __file__, "step", way, str(vocabulary), str(tokens)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
-def step(way: str, vocabulary: int, tokens: int) -> None:
-    """One log-probability step in this process; prints how far it raised peak memory, in MB."""
+def step(way: str, vocabulary: int, tokens: int, device: str = "cpu") -> float:
+    """How far one log-probability step in this process raises peak memory, in MB."""
     from grpo.kernels.head_logprobs import LogitRules, head_scores
     from grpo.kernels.logprobs import token_logprobs_and_entropy
 
-    hidden = torch.randn(tokens, 576).requires_grad_()
-    weight = torch.randn(vocabulary, 576).mul_(0.1).requires_grad_()  # logits with a spread of some nats
+    hidden = torch.randn(tokens, 576, device=device).requires_grad_()
+    weight = torch.randn(vocabulary, 576, device=device).mul_(0.1).requires_grad_()  # logits with a spread of some nats
     hidden.grad, weight.grad = torch.ones_like(hidden), torch.ones_like(weight)
-    targets = torch.randint(vocabulary, (tokens,))
+    targets = torch.randint(vocabulary, (tokens,), device=device)
     torch.ones(vocabulary, 576) @ torch.ones(576, 8)  # the gradient of the weights comes as one more of their size
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest(device)
 
     def scores() -> tuple[Tensor, Tensor]:
         if way == "tiles":
@@ -380,7 +521,17 @@ def step(way: str, vocabulary: int, tokens: int) -> None:
 
     logprobs, entropy = scores()
     (logprobs - 0.01 * entropy).sum().backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    own = weight.numel() * 4 if device == "cuda" else 0
+    return (_highest(device) - before - own) / 2**20
+
+
+def _highest(device: str) -> float:
+    """Bytes at most so far; on a GPU, since the last call."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def main() -> None:
@@ -392,13 +543,24 @@ def main() -> None:
     recording.add_argument("out", type=Path)
     recording.add_argument("--prompt", type=int, default=200)
     recording.add_argument("--new", type=int, default=128)
-    for name in ("compare", "one"):
+    making = commands.add_parser("init")
+    making.add_argument("shape", choices=SHAPES)
+    making.add_argument("folder", type=Path)
+    drawing = commands.add_parser("draw")
+    drawing.add_argument("out", type=Path)
+    drawing.add_argument("--prompt", type=int, default=512)
+    drawing.add_argument("--new", type=int, default=1024)
+    drawing.add_argument("--groups", type=int, default=4)
+    drawing.add_argument("--vocabulary", type=int, default=49152)
+    for name in ("compare", "one", "answer"):
         comparing = commands.add_parser(name)
         comparing.add_argument("model")
-        comparing.add_argument("rollouts")
+        comparing.add_argument("rollouts", nargs="+" if name == "compare" else None)
+        comparing.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         comparing.add_argument("--updates", type=int, default=2)
         comparing.add_argument("--beta", type=float, default=0.0)
         comparing.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+        comparing.add_argument("--dtypes", nargs="+", choices=["fp32", "bf16"], help="one after the other")
         comparing.add_argument("--budget", type=int, default=4096, help="tokens of a micro-batch, ours")
         comparing.add_argument("--trl-batch", type=int, default=8, help="sequences of a micro-batch, TRL's")
         comparing.add_argument(
@@ -406,23 +568,37 @@ def main() -> None:
         )
         comparing.add_argument("--pairs", type=int, default=5)
         comparing.add_argument("--who", choices=["ours", "trl"])
-    commands.add_parser("sweep").add_argument("model")
-    commands.add_parser("memory")
+    sweeping = commands.add_parser("sweep")
+    sweeping.add_argument("model")
+    sweeping.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    sweeping.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+    remembering = commands.add_parser("memory")
+    remembering.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     stepping = commands.add_parser("step")
     stepping.add_argument("way")
     stepping.add_argument("vocabulary", type=int)
     stepping.add_argument("tokens", type=int)
     settings = parser.parse_args()
-    if settings.command == "record":
-        record(settings.model, settings.out, settings.prompt, settings.new)
-    elif settings.command == "sweep":
-        sweep(settings.model)
-    elif settings.command == "memory":
-        memory()
-    elif settings.command == "step":
-        step(settings.way, settings.vocabulary, settings.tokens)
-    else:
-        {"compare": compare, "one": one}[settings.command](settings)
+    if settings.command == "compare":
+        settings.dtypes = settings.dtypes or [settings.dtype]
+    run(settings)
+
+
+def run(settings: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    given = vars(settings)
+    commands: dict[str, Callable[[], Any]] = {
+        "record": lambda: record(settings.model, settings.out, settings.prompt, settings.new),
+        "init": lambda: init(settings.shape, settings.folder),
+        "draw": lambda: draw(**{name: given[name] for name in ("out", "prompt", "new", "groups", "vocabulary")}),
+        "compare": lambda: compare(settings),
+        "one": lambda: one(settings),
+        "answer": lambda: answer(settings),
+        "sweep": lambda: sweep(settings.model, settings.device, settings.dtype),
+        "memory": lambda: memory(settings.device),
+        "step": lambda: print(step(settings.way, settings.vocabulary, settings.tokens)),
+    }
+    commands[settings.command]()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from grpo.engine_estimate import engine_words
 from grpo.engine_settings import EngineSettings
 from grpo.evaluate_stage import EvaluateStage
 from grpo.grpo_stage import GrpoStage
-from grpo.kernels.head_logprobs import NARROWEST, TILE
+from grpo.kernels.head_logprobs import GPU_TILE, NARROWEST, TILE
 from grpo.model_settings import ModelSettings
 from grpo.mtp import LAYERS_KEY, add_predictor
 from grpo.policy import add_lora
@@ -120,6 +120,7 @@ def _memory(
     weight = BYTES[model.dtype]
     moments = weight * 2 if stage.optimizer == "adamw" else 2
     kept = size.layers * ACTIVATION_VALUES if stage.activations != "recompute" else size.layers + ACTIVATION_VALUES
+    tile = GPU_TILE if torch.cuda.is_available() else TILE
     parts = {
         "weights": size.parameters * weight,
         "gradients": size.trainable * weight,
@@ -127,7 +128,7 @@ def _memory(
         "reference": size.parameters * weight if reference and model.lora is None else 0,
         "teacher": teacher,
         "activations": tokens * size.hidden * kept * BYTES[stage.sampling_precision],
-        "logits": min(max(TILE, tokens * NARROWEST), tokens * size.vocabulary) * 4 * LOGIT_COPIES,
+        "logits": min(max(tile, tokens * NARROWEST), tokens * size.vocabulary) * 4 * LOGIT_COPIES,
     }
     listed = " + ".join(f"{name} {value / 1e9:.2f}" for name, value in parts.items() if value)
     return f"memory: about {sum(parts.values()) / 1e9:.2f} GB = {listed} (with every token of a micro-batch trained on)"

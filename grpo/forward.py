@@ -18,6 +18,7 @@ from grpo.kernels.head_divergence import States
 from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
+from grpo.kernels.rows import take
 from grpo.types import PackedTokens, TokenSequence
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
@@ -38,7 +39,7 @@ def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
     hidden_TD, index_N = final_hidden(model, tokens)
-    return hidden_scores(model, hidden_TD.index_select(0, index_N), tokens.target_ids_N, temperature)
+    return hidden_scores(model, take(hidden_TD, index_N), tokens.target_ids_N, temperature)
 
 
 def hidden_scores(model: nn.Module, hidden_ND: Tensor, target_ids_N: Tensor, temperature: float = 1.0) -> TokenScores:
@@ -62,7 +63,7 @@ def next_token_states(model: nn.Module, tokens: PackedTokens) -> States:
         return States(_own_logits(base, tokens), nn.Identity(), LogitRules())
     hidden_TD, index_N = final_hidden(base, tokens)
     head = cast(Any, base.get_output_embeddings())
-    return States(hidden_TD.index_select(0, index_N), head, logit_rules(base, 1.0))
+    return States(take(hidden_TD, index_N), head, logit_rules(base, 1.0))
 
 
 def packs(model: nn.Module) -> bool:
@@ -94,7 +95,7 @@ def final_hidden(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor
 
 def _own_logits(base: PreTrainedModel, tokens: PackedTokens) -> Tensor:
     inputs, index_N = _inputs(base, tokens)
-    return base(**inputs, use_cache=False).logits.flatten(0, 1).index_select(0, index_N)
+    return take(base(**inputs, use_cache=False).logits.flatten(0, 1), index_N)
 
 
 def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any], Tensor]:

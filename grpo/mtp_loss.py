@@ -17,6 +17,7 @@ from torch.func import functional_call
 from grpo.forward import OWN_LOGITS, final_hidden, hidden_scores, logit_rules, packed_inputs, packs, target_scores
 from grpo.kernels.head_logprobs import TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
+from grpo.kernels.rows import take
 from grpo.mtp import own_parameters, plain_model, predicting_decoder, predictor_input, predictor_of
 from grpo.mtp_settings import MtpSettings
 from grpo.tally import Tally
@@ -77,7 +78,7 @@ def scores_with_mtp(
     if term is None or term.weight == 0:
         return target_scores(model, tokens, temperature), None, Tally()
     hidden_TD, index_N = final_hidden(model, tokens)
-    scores = hidden_scores(model, hidden_TD.index_select(0, index_N), tokens.target_ids_N, temperature)
+    scores = hidden_scores(model, take(hidden_TD, index_N), tokens.target_ids_N, temperature)
     shifted = shift(tokens)
     logprobs_K = predicted_logprobs(model, hidden_TD, tokens, shifted, temperature, term.detached)
     loss_N = torch.zeros_like(scores.logprobs_N).index_put((shifted.target_K,), -term.weight * logprobs_K)
@@ -94,7 +95,7 @@ def predicted_logprobs(
     given_MD = predictor_input(model, hidden_TD[shifted.before_M], next_ids_M, detached)
     inputs = packed_inputs(tokens.position_ids_T[shifted.before_M], Layout(shifted.groups, hidden_TD.device))
     out_MD = predicting_decoder(model)(inputs_embeds=given_MD[None], use_cache=False, **inputs).last_hidden_state[0]
-    out_KD, target_ids_K = out_MD.index_select(0, shifted.place_K), tokens.target_ids_N[shifted.target_K]
+    out_KD, target_ids_K = take(out_MD, shifted.place_K), tokens.target_ids_N[shifted.target_K]
     scores = _frozen_head_scores if detached else hidden_scores
     return scores(model, out_KD, target_ids_K, temperature).logprobs_N
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm as torch_rms_norm
 from torch.nn.functional import silu
 
 from grpo.kernels.remade import remake
@@ -14,9 +15,12 @@ from grpo.kernels.remade import remake
 
 def rms_norm(input: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """weight * input / sqrt(mean of squares over D + epsilon): input (..., D) in float32 or float64."""
+    kept, kept_D = input.detach(), weight_D.detach()
+    if input.device.type == "cuda":  # where torch has one kernel for it, and two for its gradient
+        output = torch_rms_norm(input, weight_D.shape, weight_D, epsilon)
+        return remake(output, lambda: torch_rms_norm(kept, kept_D.shape, kept_D, epsilon))
     output, scale = _RmsNorm.apply(input, weight_D, epsilon)
-    kept, weight_D = input.detach(), weight_D.detach()
-    return remake(output, lambda: (kept * scale).mul_(weight_D))
+    return remake(output, lambda: (kept * scale).mul_(kept_D))
 
 
 def gated_silu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def quantise(x_MK: Tensor, rows: int) -> Scaled:
     """Round to E4M3 in tiles of `rows` x 128. In [0.1, -0.25, 3.0] the scale is 3 / 448, and 3.0 becomes 448."""
     size, inner = x_MK.shape
     tiles = _tiles(x_MK.float(), rows)
-    scales_MC = (tiles.abs().amax((1, 3)) / LARGEST).clamp_min(SMALLEST_SCALE)
+    top_MC = tiles.abs().amax((1, 3))
+    # By a tensor: on a GPU torch multiplies by the inverse of a number, which rounds otherwise.
+    scales_MC = (top_MC / top_MC.new_full((), LARGEST)).clamp_min(SMALLEST_SCALE)
     values = (tiles / scales_MC[:, None, :, None]).flatten(2).flatten(0, 1)[:size, :inner]
     return Scaled(values.to(torch.float8_e4m3fn), scales_MC, rows)
 

@@ -3,7 +3,8 @@
 E4M3 units of a GPU sum less exactly than float32: no sum in them is longer than the 128 elements of a chunk.
 """
 
-from typing import Any
+# mypy: allow-untyped-defs
+# Triton reads the annotations of what it compiles, and knows those of its constants alone.
 
 import torch
 import triton
@@ -14,8 +15,10 @@ from grpo.kernels.fp8_blocks import LARGEST, SMALLEST_SCALE, TILE, Scaled, chunk
 
 TILES = 16
 """Tiles of 1 x 128 that a program quantises."""
-ROWS, COLUMNS = 64, 64
+ROWS, COLUMNS = 128, 128
 """Of the result, that a program computes."""
+WARPS, STAGES = 8, 3
+"""Which work on it, and how many chunks are loaded ahead."""
 
 
 def quantise(x_MK: Tensor, rows: int) -> Scaled:
@@ -41,16 +44,17 @@ def product(a: Scaled, b: Scaled) -> Tensor:
         factors = [part.contiguous() for part in (a.values_MK, a.scales_MC, b.values_MK, b.scales_MC)]
         grid = (triton.cdiv(size, ROWS), triton.cdiv(columns, COLUMNS))
         _product[grid](
-            *factors, out_MN, size, columns, inner, a.scales_MC.shape[1], a.rows, b.rows, TILE, ROWS, COLUMNS
-        )
+            *factors, out_MN, size, columns, inner, a.scales_MC.shape[1], a.rows, b.rows, TILE, ROWS, COLUMNS,
+            num_warps=WARPS, num_stages=STAGES,
+        )  # fmt: skip
     return out_MN
 
 
 @triton.jit
 def _quantise(
-    x: Any, values: Any, scales: Any, size: Any, inner: Any, count: Any, row_stride: Any, column_stride: Any,
+    x, values, scales, size, inner, count, row_stride, column_stride,
     ROWS: tl.constexpr, SQUARE: tl.constexpr, TILE: tl.constexpr, LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     chunk = tl.program_id(1)
     column = chunk * TILE + tl.arange(0, TILE)
@@ -77,9 +81,9 @@ def _quantise(
 
 @triton.jit
 def _product(
-    a: Any, a_scales: Any, b: Any, b_scales: Any, out: Any, size: Any, columns: Any, inner: Any, count: Any,
+    a, a_scales, b, b_scales, out, size, columns, inner, count,
     A_ROWS: tl.constexpr, B_ROWS: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)

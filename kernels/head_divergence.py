@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from grpo.kernels.head_logprobs import TILE, LogitRules, vocabulary_of
+from grpo.kernels.head_logprobs import LogitRules, tokens_at_once
 
 
 class States(NamedTuple):
@@ -40,7 +40,7 @@ def divergence_scores(student: States, teacher: States, target_ids_N: Tensor) ->
         kl_N = (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
         return student_NV.gather(1, target_ids_N[first:last, None]).squeeze(1), kl_N
 
-    size = max(1, 8 * TILE // vocabulary_of(student.head, student.hidden_ND))
+    size = tokens_at_once(student.head, student.hidden_ND)
     parts = [
         checkpoint(scores, first, min(first + size, len(target_ids_N)), use_reentrant=False)
         for first in range(0, len(target_ids_N), size)

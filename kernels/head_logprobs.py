@@ -21,6 +21,8 @@ from grpo.kernels.logprob_tiles import RowGradient, RowState
 
 TILE = 1 << 20
 """Logits of a tile at most (4 MB in float32): what passes over them stays in the processor's caches."""
+GPU_TILE = 1 << 25
+"""The same on a GPU, whose products must be large to keep it busy: 128 MB."""
 
 NARROWEST = 512
 """Vocabulary of a tile at least: products of narrower matrices are slow."""
@@ -82,7 +84,7 @@ def module_scores(
         entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
         return chosen_N, entropy_N, logprobs_NV.detach().amax(-1).exp()
 
-    size = max(1, 8 * TILE // vocabulary_of(head, hidden_ND))
+    size = tokens_at_once(head, hidden_ND)
     parts = [
         checkpoint(scores, some_ND, some_ids_N, use_reentrant=False)
         for some_ND, some_ids_N in zip(hidden_ND.split(size), target_ids_N.split(size), strict=True)
@@ -91,11 +93,11 @@ def module_scores(
 
 
 @torch.no_grad()
-def vocabulary_of(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> int:
-    """How many logits a head gives. Autocast must not keep this call's weights, which have no gradient."""
-    size = head(hidden_ND[:1]).shape[-1]
+def tokens_at_once(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> int:
+    """Whose logits, all at once, are few. Autocast must not keep this call's weights, which have no gradient."""
+    vocabulary = head(hidden_ND[:1]).shape[-1]
     torch.clear_autocast_cache()
-    return size
+    return max(1, 8 * _tile(hidden_ND) // vocabulary)
 
 
 class _HeadScores(torch.autograd.Function):
@@ -108,7 +110,7 @@ class _HeadScores(torch.autograd.Function):
         like_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         state = RowState.empty(like_N)
         absorb = _tiles_of(hidden_ND).absorb
-        for first, last in _tiles(len(hidden_ND), len(weight_VD)):
+        for first, last in _tiles(hidden_ND, len(weight_VD)):
             logits_NV = rules(_raw(hidden_ND, weight_VD[first:last], None if bias_V is None else bias_V[first:last]))
             state = absorb(state, logits_NV, target_ids_N, first)
         entropy_N, likeliest_N = state.entropy(), state.likeliest()
@@ -128,7 +130,7 @@ class _HeadScores(torch.autograd.Function):
         by_hidden_ND = torch.zeros_like(hidden_ND, dtype=log_total_N.dtype)
         by_weight_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         by_bias_V = torch.empty_like(bias_V) if bias_V is not None and ctx.needs_input_grad[2] else None
-        for first, last in _tiles(len(hidden_ND), len(weight_VD)):
+        for first, last in _tiles(hidden_ND, len(weight_VD)):
             part_VD = weight_VD[first:last].to(hidden_ND.dtype)
             logits_NV = ctx.rules(_raw(hidden_ND, part_VD, None if bias_V is None else bias_V[first:last]))
             slope = ctx.rules.slope(logits_NV)
@@ -143,9 +145,13 @@ class _HeadScores(torch.autograd.Function):
         return by_hidden_ND.to(hidden_ND.dtype), by_weight_VD, by_bias_V, None, None
 
 
-def _tiles(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
+def _tile(hidden_ND: Tensor) -> int:
+    return GPU_TILE if hidden_ND.device.type == "cuda" else TILE
+
+
+def _tiles(hidden_ND: Tensor, vocabulary: int) -> list[tuple[int, int]]:
     """First and last + 1 token id of each tile."""
-    width = max(NARROWEST, TILE // max(tokens, 1))
+    width = max(NARROWEST, _tile(hidden_ND) // max(len(hidden_ND), 1))
     return [(first, min(first + width, vocabulary)) for first in range(0, vocabulary, width)]
 
 

@@ -41,8 +41,8 @@ class Layout:
                 self.segments.append((start, length))
                 start += length
         self.tokens = start
-        self.block_masks: dict[int | None, Any] = {}
-        """FlexAttention's masks by window, made where it is used."""
+        self.kept: dict[str, Any] = {}
+        """What attention makes of the layout, by its name."""
 
     @cached_property
     def buckets(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -58,18 +58,16 @@ class Layout:
     @cached_property
     def branches(self) -> tuple[Tensor, Tensor, Tensor]:
         """For each of T tokens its group, its place in the group (0: prompt, 1...: completions), its position."""
-        group_T: list[int] = []
-        branch_T: list[int] = []
-        position_T: list[int] = []
-        for number, (prompt, completions) in enumerate(self.groups):
-            group_T += [number] * (prompt + sum(completions))
-            branch_T += [0] * prompt
-            position_T += range(prompt)
-            for place, length in enumerate(completions, start=1):
-                branch_T += [place] * length
-                position_T += range(prompt, prompt + length)
-        group, branch, position = (torch.tensor(c, device=self.device) for c in (group_T, branch_T, position_T))
-        return group, branch, position
+        runs = [
+            (number, place, length, prompt if place else 0)
+            for number, (prompt, completions) in enumerate(self.groups)
+            for place, length in enumerate((prompt, *completions))
+        ]
+        group, branch, length, first = torch.tensor(runs, dtype=torch.long).view(-1, 4).unbind(1)
+        apart = first - (length.cumsum(0) - length)  # of a token's position from its index
+        group_T, branch_T, apart_T = (each.repeat_interleave(length) for each in (group, branch, apart))
+        position_T = torch.arange(self.tokens) + apart_T
+        return group_T.to(self.device), branch_T.to(self.device), position_T.to(self.device)
 
     @cached_property
     def positions(self) -> Tensor:

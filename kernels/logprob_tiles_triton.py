@@ -3,7 +3,8 @@
 A program takes some rows and walks over the tile's columns. N: tokens, V: the tile's part of the vocabulary.
 """
 
-from typing import Any
+# mypy: allow-untyped-defs
+# Triton reads the annotations of what it compiles, and knows those of its constants alone.
 
 import torch
 import triton
@@ -37,10 +38,10 @@ def tile_gradient(logits_NV: Tensor, rows: RowGradient, target_ids_N: Tensor, fi
 
 @triton.jit
 def _absorb(
-    logits: Any, targets: Any, top_in: Any, sum_in: Any, moment_in: Any, target_in: Any,
-    top_out: Any, sum_out: Any, moment_out: Any, target_out: Any,
-    first: Any, rows: Any, columns: Any, stride: Any, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> None:  # fmt: skip
+    logits, targets, top_in, sum_in, moment_in, target_in,
+    top_out, sum_out, moment_out, target_out,
+    first, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
     top = tl.load(top_in + row, mask=is_row, other=0.0)
@@ -72,9 +73,9 @@ def _absorb(
 
 @triton.jit
 def _tile_gradient(
-    logits: Any, targets: Any, by_logprob: Any, by_entropy: Any, log_total: Any, entropy: Any,
-    first: Any, rows: Any, columns: Any, stride: Any, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-) -> None:  # fmt: skip
+    logits, targets, by_logprob, by_entropy, log_total, entropy,
+    first, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row = row < rows

@@ -1,11 +1,14 @@
 """The attention of packed micro-batches, registered with transformers under `PACKED`.
 
-A call with a `packing` (a Layout) attends within its groups: on a CPU by matrix products, on a GPU by FlexAttention. A
-call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
+A call with a `packing` (a Layout) attends within its groups, on a CPU by torch's kernel for segments, on a GPU by
+Triton. A call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
 
 Axes: T packed tokens, H heads, D head size.
 """
 
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +17,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from grpo.kernels.flex import flexible_attention
 from grpo.kernels.layout import Layout
 from grpo.kernels.plain_attention import Rules
 from grpo.kernels.prefix_attention import prefix_attention
@@ -52,8 +54,17 @@ def packed_attention(
     rules = Rules(scale, softcap, sliding_window)
     if dropout:  # supervised training of the few architectures that drop attention weights
         return masked_attention(query, key, value, packing, rules, dropout), None
-    attend = prefix_attention if query.device.type == "cpu" else flexible_attention
-    return attend(query, key, value, packing, rules), None
+    return _attend_on(query)(query, key, value, packing, rules), None
+
+
+def _attend_on(query: Tensor) -> Callable[..., Tensor]:
+    """What computes groups where the query lies; where there is no kernel, or none in float64, one large mask does."""
+    if query.device.type == "cpu":
+        return prefix_attention
+    if query.device.type == "cuda" and query.dtype != torch.float64 and find_spec("triton"):
+        on_gpu: Callable[..., Tensor] = import_module("grpo.kernels.prefix_attention_triton").prefix_attention
+        return on_gpu
+    return masked_attention
 
 
 def masked_attention(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,14 @@ def load_whole() -> Callable[[Path], PreTrainedModel]:
         return loaded[0]
 
     return load
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Until the test ends, memory that is allocated holds NaN: whatever was not written is found out."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 # --- a whole run in seconds -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grpo.kernels import head_divergence
+from grpo.kernels import head_logprobs
 from grpo.kernels.head_divergence import States, divergence_scores
 from grpo.kernels.head_logprobs import LogitRules
 
@@ -26,7 +26,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("tile", [1, 1 << 20])
 def test_parts_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One token at a time and all at once, for students and teachers of unlike widths and caps."""
-    monkeypatch.setattr(head_divergence, "TILE", tile)
+    monkeypatch.setattr(head_logprobs, "TILE", tile)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:

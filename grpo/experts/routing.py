@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from grpo.families import Router
+from grpo.kernels.rows import add_up
 from grpo.types import PackedTokens
 
 
@@ -72,8 +73,7 @@ class Segments:
 
     def sums(self, values_TE: Tensor) -> Tensor:
         """Sums over each sequence's tokens (S, E)."""
-        empty_GE = values_TE.new_zeros(self.member_SG.shape[1], values_TE.shape[1])
-        return self.member_SG.to(values_TE.dtype) @ empty_GE.index_add(0, self.segment_T, values_TE)
+        return self.member_SG.to(values_TE.dtype) @ add_up(values_TE, self.segment_T, self.member_SG.shape[1])
 
 
 def segments_of(tokens: PackedTokens) -> Segments:
