@@ -1,4 +1,4 @@
-"""R1-Zero's recipes say what they would do, its strict accuracy is strict, the clock beside TRL reads what runs leave."""
+"""R1-Zero's recipes say what they would do, its accuracy is strict, and the clock beside TRL reads what runs leave."""
 
 import json
 import sys
