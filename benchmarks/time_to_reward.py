@@ -1,6 +1,6 @@
 """How long training takes to reach the reward that TRL's GRPOTrainer has at the end of its time.
 
-    python benchmarks/time_to_reward.py recipes/r1_zero_smollm2.yaml --seeds 0 1 2 --minutes 30 --out runs/trl
+    python benchmarks/time_to_reward.py benchmarks/time_to_reward.yaml --seeds 0 1 2 --minutes 30 --out runs/trl
 
 Both train the model of the recipe's first grpo stage, on its problems, prompts, rewards, group size, loss, learning
 rate and seed, one process each, TRL first. TRL samples with transformers' generate, as it does without a GPU; this
