@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 
+from grpo.data import distinct
 from grpo.problem_settings import ProblemSettings
 from grpo.sources import read_problems
 from grpo.tasks.arithmetic import sums
@@ -75,6 +76,13 @@ def test_a_task_of_reasoning_gym_gives_what_its_scorer_needs() -> None:
     assert rows[0]["answer"] == "-4"
     scorer = reasoning_gym.get_score_answer_fn(rows[0]["reasoning_gym"]["task"])
     assert [scorer(row["answer"], row["reasoning_gym"]["entry"]) for row in rows] == [1.0, 1.0, 1.0]
+
+
+def test_a_question_that_a_task_makes_twice_is_one_problem() -> None:
+    params = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "seed": 0}
+    settings = ProblemSettings(task="chain_sum", params=params, size=300)
+    problems = distinct(read_problems(settings))
+    assert len(problems) == len({problem.prompt for problem in problems}) <= 200  # 10 * 10 pairs, + or -
 
 
 def test_the_runs_seed_makes_a_task_unless_the_recipe_gives_one() -> None:

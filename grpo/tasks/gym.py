@@ -33,7 +33,13 @@ def gym_rows(task: str, size: int, params: Mapping[str, Any]) -> Iterator[Mappin
     for index in range(size):
         entry = dataset[index]
         answer = "" if entry["answer"] is None else str(entry["answer"])
-        yield {"prompt": entry["question"], "answer": answer, "reasoning_gym": {"task": task, "entry": entry}}
+        yield {"prompt": entry["question"], "answer": answer, "reasoning_gym": {"task": task, "entry": _plain(entry)}}
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without its number, which no scorer needs: a question that a task makes twice is one problem."""
+    metadata = {name: value for name, value in entry["metadata"].items() if name != "source_index"}
+    return {**entry, "metadata": metadata}
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

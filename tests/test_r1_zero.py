@@ -1,0 +1,104 @@
+"""R1-Zero's recipes say what they would do, its accuracy is strict, and the clock beside TRL reads what runs leave."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from grpo.cli import train
+from grpo.plugins import load_object
+
+ROOT = Path(__file__).parents[1]
+RIGHT = "<think>4 + 3 = 7</think><answer>7</answer>"
+GSM8K = f"path: {ROOT / 'tests' / 'gsm8k_sample.jsonl'}, columns: {{prompt: question}}"
+SMALL: dict[str, list[str]] = {
+    "r1_zero_qwen2.5-0.5b_gsm8k": [f"problems={{{GSM8K}}}", f"stages.1.problems={{{GSM8K}, held_out: 0}}"],
+    "r1_zero_qwen2.5-3b_countdown": ["problems.size=100"],
+    "r1_zero_smollm2": [],
+}
+"""Recipes, and what takes the place of a hub's data."""
+
+
+@pytest.fixture(scope="module")
+def model_path(
+    tiny_model: Callable[..., PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: Any
+) -> Path:
+    folder: Path = tmp_path_factory.mktemp("model")
+    tiny_model("llama", max_position_embeddings=8192).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clock() -> ModuleType:
+    """The module benchmarks/time_to_reward.py."""
+    found: ModuleType = sys.modules[load_object(f"{ROOT / 'benchmarks' / 'time_to_reward.py'}:report").__module__]
+    return found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_recipes_say_what_they_would_do(name: str, model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [f"model.path={model_path}", *SMALL[name]]
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    assert train([str(recipe), "--dry-run", *(f"--set={one}" for one in overrides)]) == 0
+    assert "completions a step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        (RIGHT, 1.0),
+        ("<think>4 + 3 = 8</think><answer>8</answer>", 0.0),
+        ("7", 0.0),  # right, and no form
+        ("<answer>7</answer>", 0.0),
+        (RIGHT + " So 7.", 0.0),
+    ],
+)
+def test_only_a_right_answer_in_form_is_right(completion: str, reward: float) -> None:
+    right_in_form = load_object(f"{ROOT / 'examples' / 'right_in_form.py'}:right_in_form")
+    assert right_in_form(completion, "7") == reward
+
+
+# --- the clock beside TRL ---------------------------------------------------------------------------------------------
+
+
+def steps(seconds: float, *rewards: float) -> list[dict[str, float]]:
+    """A line every so many seconds."""
+    return [{"step": i, "seconds": i * seconds, "reward": reward} for i, reward in enumerate(rewards, 1)]
+
+
+def write(file: Path, rows: list[dict[str, float]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_time_to_reward_is_when_the_mean_of_the_last_steps_is_as_high(clock: ModuleType) -> None:
+    rows = [{"step": 0, "seconds": 5.0, "accuracy": 0.1}, *steps(10, 0.0, 1.0, 0.0, 1.0, 1.0)]
+    assert clock.smoothed(rows, 2) == [(20, 0.5), (30, 0.5), (40, 0.5), (50, 1.0)]
+    assert clock.reached(rows, 0.5, 2) == 20
+    assert clock.reached(rows, 0.9, 2) == 50
+    assert clock.reached(rows, 1.1, 2) is None
+
+
+def test_the_report_says_ratios_and_draws(
+    clock: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, every in (0, 10), (1, 5):
+        write(tmp_path / f"trl-{seed}.jsonl", steps(100, 0.2, 0.4, 0.6))  # 0.5 after 300 seconds
+        write(tmp_path / f"ours-{seed}.jsonl", steps(every, 0.0, 0.4, 0.6, 0.9))  # 0.5 at the third step
+    clock.main(["-", "--seeds", "0", "1", "--window", "2", "--out", str(tmp_path), "--report"])
+    said = capsys.readouterr().out
+    assert "seed 0: TRL's reward after 300 s is 0.500; here reached after 30 s, 10.00 times as fast" in said
+    assert "median of 2 seeds: 15.00 times as fast" in said
+    assert (tmp_path / "time_to_reward.svg").read_text().startswith("<?xml")
+
+
+def test_a_recipe_that_trl_cannot_follow_is_refused(
+    clock: ModuleType, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="several updates a step, a model made from scratch"):
+        clock.main([str(write_recipe()), "--set", "stages.1.minibatches_per_step=2", "--out", str(tmp_path)])
