@@ -18,7 +18,7 @@ import yaml
 
 from grpo.files import write_atomic
 from grpo.recipe import Recipe
-from grpo.recipe_file import differences, dump_recipe
+from grpo.recipe_file import differences, dump_recipe, load_recipe
 from grpo.types import UserError
 
 ENVIRONMENT, RECIPE, REDONE = "environment.json", "recipe.yaml", "redone"
@@ -103,7 +103,7 @@ def _set_aside(folder: Path, first: int) -> None:
 def _check_same(folder: Path, resolved: str, redo_from: int | None) -> None:
     """Raise UserError if the folder's recipe is another one in what is not done again."""
     try:
-        changed = differences((folder / RECIPE).read_text(encoding="utf-8"), resolved)
+        changed = _changes(folder / RECIPE, resolved)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"{folder / RECIPE}: cannot be read: {' '.join(str(error).split())}; take another name, or --fresh to "
@@ -117,6 +117,17 @@ def _check_same(folder: Path, resolved: str, redo_from: int | None) -> None:
             "Take another name, or --fresh to start over (the old run is kept beside it), or --from the first stage "
             "that changed"
         )
+
+
+def _changes(recipe: Path, resolved: str) -> list[str]:
+    """What differs from a run's own recipe. A key that did not exist when it began is no change at its default."""
+    changed = differences(recipe.read_text(encoding="utf-8"), resolved)
+    try:
+        now = differences(dump_recipe(load_recipe(recipe)), resolved)
+    except UserError:  # a recipe that today's rules refuse
+        return changed
+    still = {line.partition(":")[0] for line in now}
+    return [line for line in changed if line.partition(":")[0] in still]
 
 
 def _is_of_stage(line: str, first: int) -> bool:

@@ -97,7 +97,7 @@ def tokens_at_once(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> int:
     """Whose logits, all at once, are few. Autocast must not keep this call's weights, which have no gradient."""
     vocabulary = head(hidden_ND[:1]).shape[-1]
     torch.clear_autocast_cache()
-    return max(1, 8 * _tile(hidden_ND) // vocabulary)
+    return max(1, max(8 * TILE, _tile(hidden_ND)) // vocabulary)
 
 
 class _HeadScores(torch.autograd.Function):

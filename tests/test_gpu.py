@@ -234,8 +234,17 @@ def test_a_step_is_that_of_a_cpu_however_it_is_split(family: str, tiny_model: Ma
             assert got[0][name] == pytest.approx(expected[0][name], rel=1e-4, abs=1e-6), name
 
 
+HOW: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16"},
+    {"loss": {"kind": "gspo"}},
+    {"correction": {"kind": "sequence_truncate"}},
+    {"experts": {"sequence_balance_loss": 0.5}},
+]
+
+
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
-@pytest.mark.parametrize("how", [{}, {"precision": "bf16"}, {"experts": {"sequence_balance_loss": 0.5}}], ids=str)
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_a_step_gives_the_same_bits_every_time(
     family: str, how: dict[str, Any], tiny_model: MakeModel, byte_tokenizer: Any
 ) -> None:

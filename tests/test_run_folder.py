@@ -97,6 +97,19 @@ def test_another_recipe_is_refused_with_the_differences(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "recipe.yaml").read_text() == dump_recipe(recipe())
 
 
+def test_a_key_that_a_run_does_not_know_yet_is_a_change_only_where_it_is_set(tmp_path: Path) -> None:
+    claim(tmp_path / "demo", recipe(), fresh=False)
+    file = tmp_path / "demo" / "recipe.yaml"
+    older = yaml.safe_load(file.read_text())
+    assert older["stages"][0].pop("max_grad_norm") == 1.0
+    file.write_text(yaml.safe_dump(older))
+    claim(tmp_path / "demo", recipe(), fresh=False)
+    now = recipe()
+    tighter = now.model_copy(update={"stages": [now.stages[0].model_copy(update={"max_grad_norm": 0.5})]})
+    with pytest.raises(UserError, match=r"changed since: stages\.0\.max_grad_norm: \(absent\) -> 0\.5\. "):
+        claim(tmp_path / "demo", tighter, fresh=False)
+
+
 def test_fresh_keeps_the_old_run_beside_the_new_one(tmp_path: Path) -> None:
     claim(tmp_path / "demo", recipe(), fresh=False)
     (tmp_path / "demo" / "precious").touch()

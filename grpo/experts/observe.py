@@ -44,10 +44,11 @@ def routers_of(model: nn.Module) -> list[Any]:
     base = base_of(model)
     layers = base.get_decoder().layers[: base.config.get_text_config().num_hidden_layers]
     found = [getattr(layer.mlp, "gate", None) for layer in layers if not hasattr(layer.mlp, "down_proj")]
-    if None in found:
+    if any(gate is None or not type(gate).__module__.startswith(("transformers.", "peft.")) for gate in found):
         raise UserError(
-            f"model: expected each layer with experts to have a router called gate, got {type(base).__name__} without, "
-            f"of transformers {version('transformers')}: install a version that grpo-train asks for"
+            f"model: expected each layer with experts to have a router of transformers' own called gate, got "
+            f"{type(base).__name__} without, of transformers {version('transformers')}: install a version that "
+            "grpo-train asks for, and leave trust_remote_code out"
         )
     return found
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from grpo.kernels.rows import add_up
 from grpo.loss_settings import Aggregation
 
 
@@ -34,7 +35,7 @@ def sequence_weights(
 
 def sequence_sum(values_N: Tensor, sequence_N: Tensor, sequences: int) -> Tensor:
     """Sum the tokens of each of S sequences, differentiably; a sequence without tokens has 0."""
-    return values_N.new_zeros(sequences).index_add(0, sequence_N, values_N)
+    return add_up(values_N[:, None], sequence_N, sequences)[:, 0]
 
 
 def sequence_mean(values_N: Tensor, sequence_N: Tensor) -> Tensor:
