@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from grpo.doctor.chart import Chart
 from grpo.doctor.finding import present, written
 from grpo.doctor.loss import loss_diverging
 from grpo.doctor.noise import least_share, rise, trend
+from grpo.doctor.registry import FINDINGS
 from grpo.doctor.rounds import Rounds
 from grpo.doctor.routers import starving
 from grpo.grpo_stage import GrpoStage
@@ -25,6 +27,9 @@ from grpo.sft_stage import SftStage
 RUNS = Path(__file__).parent / "doctor_runs"
 """Figures of whole runs as they were measured, rounded to four digits: the healthy ones, and one whose weights take
 longer to reach the engine than its completions take (vLLM on a CPU, 8 completions of 2 tokens a step)."""
+
+
+SFT = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
 
 
 def stage(**settings: Any) -> GrpoStage:
@@ -106,14 +111,35 @@ def test_findings_take_whatever_figures_there_are() -> None:
     names += ["reward/mean", "reward/accuracy", "reward/accuracy/error", "reward/accuracy/timeout", "skipped", "tokens"]
     names += ["sampler/kl", "ratio/clipped", "grad_norm", "time/rollout", "time/learn", "time/reward", "time/sync"]
     names += ["evaluation/accuracy", "evaluation/accuracy_low", "evaluation/accuracy_high", "time/evaluate"]
-    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
-    kinds = [stage(), stage(dynamic_sampling={}, evaluation={}, epochs_per_step=2), stage(loss={"kind": "gspo"}), sft]
+    kinds = [stage(), stage(dynamic_sampling={}, evaluation={}, epochs_per_step=2), stage(loss={"kind": "gspo"}), SFT]
     for number in range(60):
         rounds = Rounds("01-x", 0, kinds[number % len(kinds)])
         for step in range(30):
             figures = {name: draw.choice([0.0, 1.0, draw.random(), math.nan, math.inf, None]) for name in names}
             asked = {name: value for name, value in figures.items() if draw.random() < 0.8}
             rounds.after(step, asked, [[draw.choice([0.0, 900.0]) for _ in range(4)]])
+
+
+def most_memory(work: Callable[[], Any]) -> int:
+    """The bytes that were in use at once for it, whatever was before."""
+    tracemalloc.start()
+    work()
+    (_, most), _ = tracemalloc.get_traced_memory(), tracemalloc.stop()
+    return most
+
+
+def test_what_a_finding_looks_at_does_not_grow_with_the_stage() -> None:
+    """A list of all 20,000 points would take 160 kB: asked at every step, that is quadratic in steps."""
+    draw, steps = random.Random(0), 20_000
+    rl = stage(steps=steps, evaluation={"every": 1})
+    for chart in (Chart("01-grpo", 0, rl), Chart("01-sft", 0, SFT)):
+        for step in range(1, steps + 1):
+            accuracy = draw.random() / 100
+            ends = {"evaluation/accuracy_low": accuracy - 0.1, "evaluation/accuracy_high": accuracy + 0.1}
+            names = ("loss", "entropy", "kl", "grad_norm", "completion/length_mean", "reward/accuracy", "time/learn")
+            chart.add(step, {name: draw.random() for name in names} | {"evaluation/accuracy": accuracy} | ends)
+        for find in FINDINGS:
+            assert most_memory(lambda: find(chart)) < 50_000, find.__name__  # noqa: B023
 
 
 # --- runs on disk -----------------------------------------------------------------------------------------------------
@@ -208,8 +234,7 @@ def test_starved_experts_are_told_from_few_tokens() -> None:
 
 
 def losses(*values: float) -> Iterator[Finding | None]:
-    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
-    chart = Chart("01-sft", 0, sft)
+    chart = Chart("01-sft", 0, SFT)
     for step, value in enumerate(values, 1):
         chart.add(step, {"loss": value})
         yield loss_diverging(chart)
