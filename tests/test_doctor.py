@@ -5,7 +5,7 @@ import math
 import random
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from grpo.doctor.chart import Chart
 from grpo.doctor.finding import present, written
 from grpo.doctor.loss import loss_diverging
 from grpo.doctor.noise import least_share, rise, trend
+from grpo.doctor.reader import catch_up
 from grpo.doctor.registry import FINDINGS
 from grpo.doctor.rounds import Rounds
 from grpo.doctor.routers import starving
@@ -180,6 +181,31 @@ def test_a_torn_last_line_is_left_out(run: Path) -> None:
     with (run / "02-grpo" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "completion/trunc')
     assert examine(run) == [TRUNCATION]
+
+
+def lines_of(steps: Iterable[int], **row: Any) -> str:
+    return "".join(json.dumps({"step": step, **row}) + "\n" for step in steps)
+
+
+def test_loads_join_the_figures_of_their_steps(tmp_path: Path) -> None:
+    """A step may be torn out of either log, or have no load."""
+    (tmp_path / "metrics.jsonl").write_text(lines_of([1, 2, 4, 5, 6]))
+    (tmp_path / "experts.jsonl").write_text(
+        lines_of([1], load=[[1]]) + '{"step": 2, "lo\n' + lines_of([3, 4, 6], load=[[2]]) + '{"step": 7, "load": [[9'
+    )
+    rounds = Rounds("01-sft", 0, SFT)
+    catch_up(rounds, tmp_path)
+    assert rounds.chart.loads == [(1, [[1]]), (4, [[2]]), (6, [[2]])]
+    assert rounds.chart.step == 6
+
+
+def test_a_long_log_of_experts_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Of 500 steps of 4 routers with 64 experts ten are kept: all of them are 0.8 MB of text, and 5 MB as numbers."""
+    (tmp_path / "metrics.jsonl").write_text(lines_of(range(1, 501)))
+    (tmp_path / "experts.jsonl").write_text(lines_of(range(1, 501), load=[[1000] * 64] * 4))
+    rounds = Rounds("01-sft", 0, SFT)
+    assert most_memory(lambda: catch_up(rounds, tmp_path)) < 500_000
+    assert [step for step, _ in rounds.chart.loads] == list(range(491, 501))
 
 
 def test_the_command_prints_findings_and_their_changes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
