@@ -143,6 +143,60 @@ def test_what_a_finding_looks_at_does_not_grow_with_the_stage() -> None:
             assert most_memory(lambda: find(chart)) < 50_000, find.__name__  # noqa: B023
 
 
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def change(name: str, figures: dict[str, float], **settings: Any) -> str:
+    """What to change in a stage whose steps all had these figures."""
+    rounds = Rounds("01-grpo", 0, stage(**settings))
+    for step in range(1, 11):
+        rounds.after(step, figures)
+    (found,) = [one for one in rounds.present if one.name == name]
+    return found.change.removeprefix("stages.0.")
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ({"name": "judge"}, "rewards.0.options.seconds: null -> 240"),
+        ({"name": "remote"}, "rewards.0.options.seconds: null -> 60"),
+        ({"name": "accuracy"}, "rewards.0.options.seconds: null -> 6"),
+        ({"name": "judge", "options": {"seconds": 30}}, "rewards.0.options.seconds: 30 -> 60"),
+        ({"name": "r.py:ask", "options": {"seconds": 5.0}}, "rewards.0.options.seconds: 5 -> 10"),
+        ({"name": "r.py:ask", "options": {"seconds": "5 s"}}, "rewards.0.name: r.py:ask -> one with a longer limit"),
+        ({"name": "r.py:ask"}, "rewards.0.name: r.py:ask -> one with a longer limit"),
+        ({"name": "r.py:ask", "isolate": True}, "rewards.0.seconds: 10 -> 20"),
+    ],
+)
+def test_a_reward_that_times_out_gets_twice_its_own_limit(reward: dict[str, Any], told: str) -> None:
+    """Those that the built-in rewards have when nothing is said, and what a function of one's own does is its own."""
+    figures = {f"reward/{reward['name'].rpartition(':')[2]}/{status}": 0.0 for status in ("error", "not_applicable")}
+    figures[f"reward/{reward['name'].rpartition(':')[2]}/timeout"] = 4.0
+    assert change("verifier errors", figures, rewards=[reward]) == told
+
+
+WORDS = "easier problems, or a reward with partial credit"
+
+
+@pytest.mark.parametrize(
+    ("problems", "told"),
+    [
+        ({"task": "chain_sum", "size": 9}, f"problems.params: {{}} -> {WORDS}"),
+        ({"function": "p.py:sums", "params": {"n": 2}}, f"problems.params: {{n: 2}} -> {WORDS}"),
+        ({"path": "p.jsonl"}, f"problems.path: p.jsonl -> {WORDS}"),
+        ({"dataset": "openai/gsm8k"}, f"problems.dataset: openai/gsm8k -> {WORDS}"),
+        ({"stage": "mix"}, f"problems.stage: mix -> {WORDS}"),
+        (
+            {"sources": [{"path": "p.jsonl"}, {"task": "lcm", "size": 9}]},
+            f"problems.sources.0.path: p.jsonl -> {WORDS}",
+        ),
+    ],
+)
+def test_easier_problems_are_asked_for_where_the_recipe_says_what_they_are(problems: dict[str, Any], told: str) -> None:
+    """Only a task or a function has params: elsewhere the recipe refuses them."""
+    assert change("no signal", {"groups/zero_std": 1.0}, problems=problems) == told
+
+
 # --- runs on disk -----------------------------------------------------------------------------------------------------
 
 
