@@ -23,6 +23,9 @@ from grpo.types import Completion, Problem, Score, ScoredGroup, UserError
 LOGS = ("metrics", "samples", "experts")
 """The names of a stage's logs, each a .jsonl file; the last is there where the policy has experts."""
 
+PHASES = ("rollout", "reward", "learn", "sync", "evaluate")
+"""What a step spends its time on. Any other `time/...` is a part of one of these."""
+
 Position = Mapping[str, int]
 """How many bytes of each log there are."""
 

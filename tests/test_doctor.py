@@ -4,7 +4,8 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from grpo.doctor.chart import Chart
 from grpo.doctor.finding import present, written
 from grpo.doctor.loss import loss_diverging
 from grpo.doctor.noise import least_share, rise, trend
+from grpo.doctor.reader import catch_up
+from grpo.doctor.registry import FINDINGS
 from grpo.doctor.rounds import Rounds
 from grpo.doctor.routers import starving
 from grpo.grpo_stage import GrpoStage
@@ -25,6 +28,9 @@ from grpo.sft_stage import SftStage
 RUNS = Path(__file__).parent / "doctor_runs"
 """Figures of whole runs as they were measured, rounded to four digits: the healthy ones, and one whose weights take
 longer to reach the engine than its completions take (vLLM on a CPU, 8 completions of 2 tokens a step)."""
+
+
+SFT = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
 
 
 def stage(**settings: Any) -> GrpoStage:
@@ -106,14 +112,89 @@ def test_findings_take_whatever_figures_there_are() -> None:
     names += ["reward/mean", "reward/accuracy", "reward/accuracy/error", "reward/accuracy/timeout", "skipped", "tokens"]
     names += ["sampler/kl", "ratio/clipped", "grad_norm", "time/rollout", "time/learn", "time/reward", "time/sync"]
     names += ["evaluation/accuracy", "evaluation/accuracy_low", "evaluation/accuracy_high", "time/evaluate"]
-    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
-    kinds = [stage(), stage(dynamic_sampling={}, evaluation={}, epochs_per_step=2), stage(loss={"kind": "gspo"}), sft]
+    kinds = [stage(), stage(dynamic_sampling={}, evaluation={}, epochs_per_step=2), stage(loss={"kind": "gspo"}), SFT]
     for number in range(60):
         rounds = Rounds("01-x", 0, kinds[number % len(kinds)])
         for step in range(30):
             figures = {name: draw.choice([0.0, 1.0, draw.random(), math.nan, math.inf, None]) for name in names}
             asked = {name: value for name, value in figures.items() if draw.random() < 0.8}
             rounds.after(step, asked, [[draw.choice([0.0, 900.0]) for _ in range(4)]])
+
+
+def most_memory(work: Callable[[], Any]) -> int:
+    """The bytes that were in use at once for it, whatever was before."""
+    tracemalloc.start()
+    work()
+    (_, most), _ = tracemalloc.get_traced_memory(), tracemalloc.stop()
+    return most
+
+
+def test_what_a_finding_looks_at_does_not_grow_with_the_stage() -> None:
+    """A list of all 20,000 points would take 160 kB: asked at every step, that is quadratic in steps."""
+    draw, steps = random.Random(0), 20_000
+    rl = stage(steps=steps, evaluation={"every": 1})
+    for chart in (Chart("01-grpo", 0, rl), Chart("01-sft", 0, SFT)):
+        for step in range(1, steps + 1):
+            accuracy = draw.random() / 100
+            ends = {"evaluation/accuracy_low": accuracy - 0.1, "evaluation/accuracy_high": accuracy + 0.1}
+            names = ("loss", "entropy", "kl", "grad_norm", "completion/length_mean", "reward/accuracy", "time/learn")
+            chart.add(step, {name: draw.random() for name in names} | {"evaluation/accuracy": accuracy} | ends)
+        for find in FINDINGS:
+            assert most_memory(lambda: find(chart)) < 50_000, find.__name__  # noqa: B023
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def change(name: str, figures: dict[str, float], **settings: Any) -> str:
+    """What to change in a stage whose steps all had these figures."""
+    rounds = Rounds("01-grpo", 0, stage(**settings))
+    for step in range(1, 11):
+        rounds.after(step, figures)
+    (found,) = [one for one in rounds.present if one.name == name]
+    return found.change.removeprefix("stages.0.")
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ({"name": "judge"}, "rewards.0.options.seconds: null -> 240"),
+        ({"name": "remote"}, "rewards.0.options.seconds: null -> 60"),
+        ({"name": "accuracy"}, "rewards.0.options.seconds: null -> 6"),
+        ({"name": "judge", "options": {"seconds": 30}}, "rewards.0.options.seconds: 30 -> 60"),
+        ({"name": "r.py:ask", "options": {"seconds": 5.0}}, "rewards.0.options.seconds: 5 -> 10"),
+        ({"name": "r.py:ask", "options": {"seconds": "5 s"}}, "rewards.0.name: r.py:ask -> one with a longer limit"),
+        ({"name": "r.py:ask"}, "rewards.0.name: r.py:ask -> one with a longer limit"),
+        ({"name": "r.py:ask", "isolate": True}, "rewards.0.seconds: 10 -> 20"),
+    ],
+)
+def test_a_reward_that_times_out_gets_twice_its_own_limit(reward: dict[str, Any], told: str) -> None:
+    """Those that the built-in rewards have when nothing is said, and what a function of one's own does is its own."""
+    figures = {f"reward/{reward['name'].rpartition(':')[2]}/{status}": 0.0 for status in ("error", "not_applicable")}
+    figures[f"reward/{reward['name'].rpartition(':')[2]}/timeout"] = 4.0
+    assert change("verifier errors", figures, rewards=[reward]) == told
+
+
+WORDS = "easier problems, or a reward with partial credit"
+
+
+@pytest.mark.parametrize(
+    ("problems", "told"),
+    [
+        ({"task": "chain_sum", "size": 9}, f"problems.params: {{}} -> {WORDS}"),
+        ({"function": "p.py:sums", "params": {"n": 2}}, f"problems.params: {{n: 2}} -> {WORDS}"),
+        ({"path": "p.jsonl"}, f"problems.path: p.jsonl -> {WORDS}"),
+        ({"dataset": "openai/gsm8k"}, f"problems.dataset: openai/gsm8k -> {WORDS}"),
+        ({"stage": "mix"}, f"problems.stage: mix -> {WORDS}"),
+        (
+            {"sources": [{"path": "p.jsonl"}, {"task": "lcm", "size": 9}]},
+            f"problems.sources.0.path: p.jsonl -> {WORDS}",
+        ),
+    ],
+)
+def test_easier_problems_are_asked_for_where_the_recipe_says_what_they_are(problems: dict[str, Any], told: str) -> None:
+    """Only a task or a function has params: elsewhere the recipe refuses them."""
+    assert change("no signal", {"groups/zero_std": 1.0}, problems=problems) == told
 
 
 # --- runs on disk -----------------------------------------------------------------------------------------------------
@@ -154,6 +235,31 @@ def test_a_torn_last_line_is_left_out(run: Path) -> None:
     with (run / "02-grpo" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "completion/trunc')
     assert examine(run) == [TRUNCATION]
+
+
+def lines_of(steps: Iterable[int], **row: Any) -> str:
+    return "".join(json.dumps({"step": step, **row}) + "\n" for step in steps)
+
+
+def test_loads_join_the_figures_of_their_steps(tmp_path: Path) -> None:
+    """A step may be torn out of either log, or have no load."""
+    (tmp_path / "metrics.jsonl").write_text(lines_of([1, 2, 4, 5, 6]))
+    (tmp_path / "experts.jsonl").write_text(
+        lines_of([1], load=[[1]]) + '{"step": 2, "lo\n' + lines_of([3, 4, 6], load=[[2]]) + '{"step": 7, "load": [[9'
+    )
+    rounds = Rounds("01-sft", 0, SFT)
+    catch_up(rounds, tmp_path)
+    assert rounds.chart.loads == [(1, [[1]]), (4, [[2]]), (6, [[2]])]
+    assert rounds.chart.step == 6
+
+
+def test_a_long_log_of_experts_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Of 500 steps of 4 routers with 64 experts ten are kept: all of them are 0.8 MB of text, and 5 MB as numbers."""
+    (tmp_path / "metrics.jsonl").write_text(lines_of(range(1, 501)))
+    (tmp_path / "experts.jsonl").write_text(lines_of(range(1, 501), load=[[1000] * 64] * 4))
+    rounds = Rounds("01-sft", 0, SFT)
+    assert most_memory(lambda: catch_up(rounds, tmp_path)) < 500_000
+    assert [step for step, _ in rounds.chart.loads] == list(range(491, 501))
 
 
 def test_the_command_prints_findings_and_their_changes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,8 +314,7 @@ def test_starved_experts_are_told_from_few_tokens() -> None:
 
 
 def losses(*values: float) -> Iterator[Finding | None]:
-    sft = SftStage.model_validate({"kind": "sft", "problems": {"path": "p.jsonl"}, "steps": 9, "lr": 1e-3})
-    chart = Chart("01-sft", 0, sft)
+    chart = Chart("01-sft", 0, SFT)
     for step, value in enumerate(values, 1):
         chart.add(step, {"loss": value})
         yield loss_diverging(chart)

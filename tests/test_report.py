@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from grpo.cli import main
+from grpo.lines import read_log
 from grpo.plugins import load_object
 from grpo.report.charts import Spec, draw, preference_charts
 from grpo.report.command import leave_report
 from grpo.report.comparison import group_runs, recipes, run_labels, side_by_side
 from grpo.report.figures import other_charts
-from grpo.report.lines import read_log
 from grpo.report.load import load_pictures, picture
 from grpo.report.overview import overview
 from grpo.report.page import embedded, page

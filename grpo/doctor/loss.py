@@ -2,7 +2,7 @@
 
 from statistics import fmean, median
 
-from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
+from grpo.doctor.chart import ENOUGH, WINDOW, Chart, Points, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
 from grpo.doctor.stage import lower_rate
@@ -35,7 +35,7 @@ def loss_diverging(chart: Chart) -> Finding | None:
     if isinstance(chart.stage, GrpoStage) or len(points) < 2 * ENOUGH:
         return None
     start, after = points[0][1], values(points[-ENOUGH:])
-    best = min(_earlier(values(points)), key=fmean)
+    best = min(_earlier(points), key=fmean)
     gained = max(start - fmean(best), 0.0)
     lost_again = fmean(after) - fmean(best) > max(LOST * gained, LOST * fmean(best)) and rise(best, after) > SURE
     above = min(after) > (1 + LOST) * start
@@ -65,10 +65,10 @@ def gradient_spikes(chart: Chart) -> Finding | None:
     return finding(chart, "gradient spikes", leaps[0][0], evidence, ("max_grad_norm", tighter))
 
 
-def _earlier(losses: list[float]) -> list[list[float]]:
+def _earlier(points: Points) -> list[list[float]]:
     """Windows that ended 1, 2, 4, 8, ... windows ago, and the first: a few of them however long the stage is."""
     ends, ago = [ENOUGH], ENOUGH
-    while len(losses) - ago >= ENOUGH:
-        ends.append(len(losses) - ago)
+    while len(points) - ago >= ENOUGH:
+        ends.append(len(points) - ago)
         ago *= 2
-    return [losses[end - ENOUGH : end] for end in ends]
+    return [values(points[end - ENOUGH : end]) for end in ends]

@@ -128,7 +128,8 @@ def _entropy(chart: Chart) -> tuple[list[float], list[float], int] | None:
 
     Steps without signal do not measure it, and a policy without entropy has many of them.
     """
-    before, later = chart.first("entropy"), chart.all("entropy")[ENOUGH:][-WINDOW:]
+    before, points = chart.first("entropy"), chart.all("entropy")
+    later = points[max(ENOUGH, len(points) - WINDOW) :]
     if len(later) < ENOUGH or not chart.recent("entropy"):
         return None
     return values(before), values(later), later[0][0]

@@ -41,20 +41,20 @@ def held_out_flat(chart: Chart) -> Finding | None:
     stage, measured = chart.stage, chart.all("evaluation/accuracy")
     if not isinstance(stage, GrpoStage) or stage.evaluation is None or len(measured) < EVALUATIONS:
         return None
-    high, low = (values(chart.all(f"evaluation/accuracy_{end}")) for end in ("high", "low"))
+    high, low = (chart.all(f"evaluation/accuracy_{end}") for end in ("high", "low"))
     if not high or not low:
         return None
-    accuracy = values(measured)
-    half = (high[0] - low[0]) / 2
-    thinned = accuracy[:: len(accuracy) // MOST + 1]
-    moved = abs(fmean(accuracy[-3:]) - accuracy[0]) > half or abs(trend(thinned)) > TREND
-    if moved or high[-1] >= NEARLY_ALL or chart.step < stage.steps / 2:
+    (began, before), now = measured[0], fmean(values(measured[-3:]))
+    half = (high[0][1] - low[0][1]) / 2
+    thinned = values(measured[:: len(measured) // MOST + 1])
+    moved = abs(now - before) > half or abs(trend(thinned)) > TREND
+    if moved or high[-1][1] >= NEARLY_ALL or chart.step < stage.steps / 2:
         return None
     evidence = (
-        f"held-out accuracy was {accuracy[0]:.3f} at step {measured[0][0]} and {fmean(accuracy[-3:]):.3f} in the last "
-        f"3 of {len(accuracy)} evaluations: within its interval (+-{half:.3f}), without a trend"
+        f"held-out accuracy was {before:.3f} at step {began} and {now:.3f} in the last 3 of "
+        f"{len(measured)} evaluations: within its interval (+-{half:.3f}), without a trend"
     )
-    return finding(chart, "held-out accuracy flat", measured[0][0], evidence, _towards_progress(chart, stage, half))
+    return finding(chart, "held-out accuracy flat", began, evidence, _towards_progress(chart, stage, half))
 
 
 def _less_gaming(chart: Chart, stage: GrpoStage, rose: Sequence[str]) -> tuple[str, object]:

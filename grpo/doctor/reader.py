@@ -1,14 +1,13 @@
 """The findings of a run from what it has written down, whole or half, resumed or torn in the middle of a line."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from grpo.chain import chain
 from grpo.doctor.chart import Load
 from grpo.doctor.finding import Finding
 from grpo.doctor.rounds import Rounds
+from grpo.lines import Row, walk
 from grpo.recipe_file import load_recipe
 from grpo.training_settings import TrainingSettings
 from grpo.types import UserError
@@ -36,22 +35,22 @@ def examine(run_folder: Path) -> list[Finding]:
 
 def catch_up(rounds: Rounds, stage_folder: Path) -> None:
     """Make the rounds of the steps that a stage has logged."""
-    loads = {row["step"]: row["load"] for row in _rows(stage_folder / "experts.jsonl") if "load" in row}
-    for row in _rows(stage_folder / "metrics.jsonl"):
-        step: int = row["step"]
-        load: Load | None = loads.get(step)
-        rounds.after(step, {name: value for name, value in row.items() if name not in NOT_FIGURES}, load)
+    for row, load in _with_loads(_steps(stage_folder / "metrics.jsonl"), _steps(stage_folder / "experts.jsonl")):
+        rounds.after(row["step"], {name: value for name, value in row.items() if name not in NOT_FIGURES}, load)
 
 
 NOT_FIGURES = ("step", "stage", "time")
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log that are steps. A process that is killed may leave half a line, the last one."""
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            yield row
+def _with_loads(steps: Iterator[Row], loads: Iterator[Row]) -> Iterator[tuple[Row, Load | None]]:
+    """Steps with the loads of their experts. Both are in order, so that one of each is in memory."""
+    load = next(loads, None)
+    for row in steps:
+        while load is not None and load["step"] < row["step"]:
+            load = next(loads, None)
+        yield row, load.get("load") if load is not None and load["step"] == row["step"] else None
+
+
+def _steps(log: Path) -> Iterator[Row]:
+    """The whole lines of a log that are steps."""
+    return (row for _, row in walk(log) if row is not None and isinstance(row.get("step"), int))

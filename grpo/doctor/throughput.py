@@ -12,9 +12,9 @@ from grpo.doctor.chart import ENOUGH, Chart
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.stage import completions_a_step
 from grpo.grpo_stage import GrpoStage
+from grpo.metrics import PHASES
 from grpo.reward_settings import RewardSettings
 
-PHASES = ("rollout", "reward", "learn", "sync", "evaluate")
 WASTED = 1 / 3
 """Share of judging, or of moving weights, which is waste: without it, the same time would hold half
 as many steps more."""

@@ -1,5 +1,6 @@
 """Whether rewards tell completions apart: groups without signal, a format that is never found, rewards that fail."""
 
+import inspect
 from statistics import fmean
 from typing import Any
 
@@ -8,6 +9,8 @@ from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import least_share
 from grpo.doctor.stage import accuracy_reward, completions_a_step, completions_in, problems_key
 from grpo.grpo_stage import GrpoStage
+from grpo.reward_settings import RewardSettings
+from grpo.rewards.registry import BUILT_IN
 
 SILENT = 0.9
 """Share of groups without signal above which a step learns from less than a tenth of what it samples.
@@ -132,13 +135,29 @@ def _more_signal(stage: Any, share: float) -> tuple[str, Any]:
             return f"rewards.{j}.options.graded", True
     if share < 1:
         return "completions_per_prompt", 2 * stage.completions_per_prompt
-    return f"{problems_key(stage)}.params", "easier problems, or a reward with partial credit"
+    return f"{problems_key(stage)}.{_origin(stage)}", "easier problems, or a reward with partial credit"
+
+
+def _origin(stage: GrpoStage) -> str:
+    """The key that decides how hard problems are: params, which only a task or a function has, or where they are."""
+    source = stage.problems.each[0]
+    return next((key for key in ("path", "dataset", "stage") if getattr(source, key) is not None), "params")
 
 
 def _mended(stage: GrpoStage, j: int, slow: bool) -> tuple[str, Any]:
     reward = stage.rewards[j]
-    if slow and reward.isolate:
+    if not slow:
+        return f"rewards.{j}.name", "corrected, so that it answers on every completion"
+    if reward.isolate:
         return f"rewards.{j}.seconds", 2 * reward.seconds
-    if slow:
-        return f"rewards.{j}.options.seconds", 2 * float(reward.options.get("seconds", 10))
-    return f"rewards.{j}.name", "corrected, so that it answers on every completion"
+    limit = _limit(reward)
+    return (f"rewards.{j}.options.seconds", 2 * limit) if limit else (f"rewards.{j}.name", "one with a longer limit")
+
+
+def _limit(reward: RewardSettings) -> float | None:
+    """The seconds that a reward gives itself, where the recipe or the signature of a built-in one says them."""
+    given = reward.options.get("seconds")
+    if given is None and reward.name in BUILT_IN:
+        taken = inspect.signature(BUILT_IN[reward.name]).parameters.get("seconds")
+        given = taken.default if taken else None
+    return float(given) if isinstance(given, int | float) else None

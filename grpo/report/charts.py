@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo.lines import Row
+from grpo.metrics import PHASES
 from grpo.report.comparison import Group
-from grpo.report.lines import Row
-from grpo.report.run import PHASES, Stage, number, phase_seconds
+from grpo.report.run import Stage, number, phase_seconds
 from grpo.report.series import Series, series, short
 
 Unit = Literal["number", "share", "seconds"]

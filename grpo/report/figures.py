@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from grpo.metrics import PHASES
 from grpo.report.charts import Groups, Spec, draw, preference_charts, time_chart
-from grpo.report.run import PHASES
 
 REWARD = Spec("Reward", {"reward/mean": "total"}, "Mean over the completions of a step, weights applied.", main=True)
 ACCURACY = Spec(

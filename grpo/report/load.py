@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.report.lines import Place, rows_at, walk
+from grpo.lines import Place, rows_at, walk
 
 COLUMNS = 160
 """The widest picture; of a longer stage, a column is the sum of several steps."""

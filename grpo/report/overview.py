@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from grpo.lines import Row
 from grpo.report.comparison import keyed
-from grpo.report.lines import Row
 from grpo.report.run import Run, Stage, number
 from grpo.report.series import short
 

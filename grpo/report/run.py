@@ -8,12 +8,10 @@ from typing import Any
 
 import yaml
 
-from grpo.report.lines import Row, read_log
+from grpo.lines import Row, read_log
+from grpo.metrics import PHASES
 from grpo.run_folder import ENVIRONMENT, RECIPE, is_complete
 from grpo.types import UserError
-
-PHASES = ("rollout", "reward", "learn", "sync", "evaluate")
-"""What a step spends its time on. Any other `time/...` is a part of one of these."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.report.lines import Place, Row, rows_at, walk
+from grpo.lines import Place, Row, rows_at, walk
 from grpo.report.run import Run
 
 FILES = ("samples.jsonl", "candidates.jsonl")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from grpo.report.lines import Row
+from grpo.lines import Row
 from grpo.report.run import number
 
 MOST_POINTS = 1000
