@@ -55,7 +55,7 @@ def _line(figures: Figures, accuracy: str, preferences: Collection[str]) -> dict
     for key in [key for key in figures if key.startswith("reward/") and key != f"reward/{accuracy}"]:
         name = key.removeprefix("reward/")
         line[name] = f"{figures[key]:.3f}"
-        if name in preferences:
+        if name in preferences and f"spread/{name}/low" in figures:  # an earlier version's figures are without
             low, high, sd = (figures[f"spread/{name}/{what}"] for what in ("low", "high", "std"))
             line |= {name: f"{figures[key]:.3f} [{low:.3f}, {high:.3f}]", f"{name} sd": f"{sd:.3f}"}
     return line

@@ -68,10 +68,12 @@ def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None
                     f"stopped after {links[last - 1].name}; without --until it goes on with {links[last].name}"
                 )
         finally:
-            if accelerator.is_main_process:
-                display.note(leave_report(folder))
-            display.close()
-            accelerator.end_training()
+            try:
+                if accelerator.is_main_process:
+                    display.note(leave_report(folder))
+            finally:  # Ctrl-C ends a report that takes long
+                display.close()
+                accelerator.end_training()
     return folder
 
 

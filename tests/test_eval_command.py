@@ -85,6 +85,13 @@ def test_a_preference_has_its_interval_and_deviation_in_the_last_table_and_sourc
     assert by_source[1] == by_source[0] | {"problems of": "b", "problems": "1", "liked": "-", "liked sd": "-"}
 
 
+def test_a_preference_that_an_earlier_version_measured_has_no_interval() -> None:
+    figures = figures_of([answer("p", 1.0), answer("q", 3.0)], Wanted((), ()))
+    without = {name: value for name, value in figures.items() if not name.startswith("spread/")}
+    (line,) = tables([("m", "t", without)], "accuracy", ["liked"])[""]
+    assert line == {"model": "m", "tokens": "3.0", "problems": "2", "liked": "2.000"}
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -147,6 +147,15 @@ def test_preference_stands_beside_accuracy_with_the_steps_at_which_they_part() -
     assert preference_charts({"run": [[{"step": 1, "reward/helpful": 1.0}]]}) == []
 
 
+def test_the_total_stands_beside_accuracy_with_a_preference_and_never_alone() -> None:
+    """Every run with an evaluation watches its total."""
+    total = {"reward/mean": 1.0, "watch/mean": 1.0, "reward/accuracy": 0.5, "evaluation/accuracy": 0.5}
+    liked = {"reward/helpful": 2.0, "watch/helpful": 2.0}
+    (chart,) = preference_charts({"plain": [[{"step": 1} | total]], "liked": [[{"step": 1} | total | liked]]})
+    assert chart["title"] == "Preference and held-out accuracy: liked"
+    assert chart["right"] == ["mean", "helpful"]
+
+
 def test_no_figure_is_hidden() -> None:
     rows = [{"step": 1, "loss": 1.0, "sampler/chi2": 0.1, "reward/accuracy": 1.0, "reward/accuracy/error": 0.0}]
     assert [chart["title"] for chart in other_charts("grpo", {"run": [rows]})] == ["sampler/chi2"]

@@ -250,6 +250,33 @@ def test_tokens_are_shaded_by_their_probability(short: Any) -> None:
     short.get_by_label("As it is").check()
 
 
+def write_completions(folder: Path, *texts: str) -> Path:
+    """A run of one step and of one completion a problem, whose ids are a benchmark's."""
+    (folder / "01-grpo").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": folder.name, "stages": [{"kind": "grpo"}]}))
+    samples = [{"step": 1, "problem_id": f"MATH-500:{n}", "completion": text} for n, text in enumerate(texts)]
+    rows = [json.dumps({"prompt": "1+1=", "rewards": {}, "total": 0.0, **sample}) + "\n" for sample in samples]
+    (folder / "01-grpo" / "samples.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_ids_are_found_in_capitals_and_without(browser: Any, tmp_path: Path) -> None:
+    tab = open_page(browser, report_of([write_completions(tmp_path / "r", "2", "3")], tmp_path / "r.html"))
+    search(tab, "problem", "MATH-500:1", "1 of 2")
+    search(tab, "problem", "math-500:", "2 of 2")
+    tab.get_by_role("button", name="All of this problem").click()
+    assert count(tab) == "1 of 2"
+    tab.close()
+
+
+def test_latex_that_is_unknown_stays_whatever_javascript_calls_by_its_name(browser: Any, tmp_path: Path) -> None:
+    run = write_completions(tmp_path / "r", r"\(\constructor + \toString \times 2\)")
+    tab = open_page(browser, report_of([run], tmp_path / "r.html"))
+    tab.get_by_label("Rendered").check()
+    assert tab.locator(".completion math").text_content() == r"\constructor+\toString×2"
+    tab.close()
+
+
 # --- hostile text -----------------------------------------------------------------------------------------------------
 
 

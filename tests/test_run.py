@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def test_keep_best_may_name_a_figure_that_is_measured_later_again(write_recipe: 
     recipe = write_recipe()
     said = ("0.steps=1", "1.steps=3", "1.checkpoint_every=1", "1.evaluation.every=3", "1.keep_best=evaluation/accuracy")
     assert train([str(recipe), *(f"--set=stages.{override}" for override in said)]) == 0
+
+
+def test_ctrl_c_while_the_report_is_written_still_gives_the_terminal_and_the_trackers_back(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The panel hides the cursor until it is closed, and TensorBoard's thread writes until it is."""
+
+    def interrupted(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grpo.report.command.read_run", interrupted)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    sft = {"kind": "sft", "steps": 1, "examples_per_step": 2, "lr": 1e-3}
+    before = set(threading.enumerate())
+    assert train([str(write_recipe(trackers=["tensorboard"], stages=[sft]))]) == 1
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert -1 < (said := capsys.readouterr().out).rfind(hidden) < said.rfind(shown)
+    assert [thread for thread in set(threading.enumerate()) - before if "tensorboard" in type(thread).__module__] == []
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(

@@ -9,6 +9,7 @@ from grpo.metrics import PHASES
 from grpo.report.comparison import Group
 from grpo.report.run import Stage, number, phase_seconds
 from grpo.report.series import Series, series, short
+from grpo.watch import TOTAL
 
 Unit = Literal["number", "share", "seconds"]
 
@@ -91,7 +92,10 @@ def aligned(lines: Sequence[Series]) -> dict[str, Any]:
 
 
 def preference_charts(groups: Groups) -> list[dict[str, Any]]:
-    """Of every group, the rewards of preference beside held-out accuracy, and the steps at which they part."""
+    """Of every group, the rewards of preference beside held-out accuracy, and the steps at which they part.
+
+    The total, which every run watches, is no preference by itself.
+    """
     charts = []
     for label, runs in groups.items():
         every = dict.fromkeys(name for rows in runs for row in rows for name in row)
@@ -99,7 +103,7 @@ def preference_charts(groups: Groups) -> list[dict[str, Any]]:
         accuracy = series("held-out accuracy", runs, "evaluation/accuracy")
         lines = [series(name.removeprefix("reward/"), runs, name) for name in liked]
         drawn = [line for line in lines if line is not None]
-        if drawn and accuracy is not None:
+        if accuracy is not None and any(line.label != TOTAL for line in drawn):
             parted = sorted({row["step"] for rows in runs for row in rows if row.get("watch/parted")})
             spec = Spec(
                 "Preference and held-out accuracy",

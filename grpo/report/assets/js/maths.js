@@ -76,7 +76,7 @@ function command(name, reader) {
   if (name === "boxed" || name === "fbox") return boxed(atom(reader));
   if (AS_TEXT.has(name)) return math("mtext", plainArgument(reader));
   if (FUNCTIONS.has(name)) return math("mi", name);
-  if (name in SYMBOLS) return math("mo", SYMBOLS[name]);
+  if (Object.hasOwn(SYMBOLS, name)) return math("mo", SYMBOLS[name]);
   return math("mtext", `\\${name}`);
 }
 

@@ -106,7 +106,7 @@ class SampleBrowser {
 
   setProblem(problem) {
     this.problem.value = problem;
-    this.set("problem", problem);
+    this.set("problem", problem.toLowerCase());
   }
 }
 

@@ -45,7 +45,7 @@ function matches(sample, filter) {
   const reward = rewardOf(sample, filter.reward);
   if (filter.least != null && !(reward >= filter.least)) return false;
   if (filter.most != null && !(reward <= filter.most)) return false;
-  if (filter.problem && !(group.problem.startsWith(filter.problem) || lower(group, "text").includes(filter.problem))) return false;
+  if (filter.problem && !(lower(group, "problem").startsWith(filter.problem) || lower(group, "text").includes(filter.problem))) return false;
   return !filter.text || lower(sample, "completion").includes(filter.text);
 }
 
