@@ -64,8 +64,17 @@ def test_every_router_is_found_or_missed_aloud(tiny_model: Callable[..., PreTrai
     assert routers == [module for module in model.modules() if type(module).__name__.endswith("Router")] != []
     layer = next(layer for layer in model.get_decoder().layers if routers[0] in layer.modules())
     layer.mlp.router = layer.mlp._modules.pop("gate")
-    with pytest.raises(UserError, match=f"a router called gate, got {type(model).__name__} without"):
+    with pytest.raises(UserError, match=f"own called gate, got {type(model).__name__} without"):
         observe(model, TOKENS, None, lambda: 7)
+
+
+def test_a_gate_of_other_code_is_no_router_that_we_know(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    """Remote code's gates give other tuples: their second tensor would be read as weights."""
+    model = tiny_model("deepseek_v3")
+    layer = next(layer for layer in model.get_decoder().layers if routers_of(model)[0] in layer.modules())
+    layer.mlp.gate = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match="a router of transformers' own called gate"):
+        routers_of(model)
 
 
 def test_a_mixture_of_dense_layers_alone_has_no_routing(tiny_model: Callable[..., PreTrainedModel]) -> None:
