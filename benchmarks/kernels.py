@@ -69,11 +69,10 @@ def flex_of(layout: Layout, query: Tensor) -> Callable[..., Tensor]:
     """torch's FlexAttention under the same mask."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    group_T, branch_T, _ = layout.branches
+    end_T = layout.of_each_token([segment.end for segment in layout.segments])
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        same = (group_T[row] == group_T[key]) & ((branch_T[key] == 0) | (branch_T[row] == branch_T[key]))
-        return same & (key <= row)
+        return (key <= row) & (row < end_T[key])
 
     mask = create_block_mask(sees, None, None, layout.tokens, layout.tokens, "cuda")
     compiled = torch.compile(flex_attention)
@@ -83,8 +82,8 @@ def flex_of(layout: Layout, query: Tensor) -> Callable[..., Tensor]:
 def attention(heads: int = 12, shared: int = 2, size: int = 128) -> None:
     """Packed groups beside FlexAttention under the same mask, and beside padded rows with torch's fused kernel."""
     for name, groups in (("512 + 1024", groups_of(4, 512, 1024)), ("200 + 128", groups_of(8, 200, 128))):
-        layout = Layout(groups, GPU)
-        seen = sum(p * (p + 1) / 2 + sum(n * p + n * (n + 1) / 2 for n in lengths) for p, lengths in layout.groups)
+        layout = Layout.of_groups(groups, GPU)
+        seen = sum(p * (p + 1) / 2 + sum(n * p + n * (n + 1) / 2 for n in lengths) for p, lengths in groups)
         for dtype in (torch.bfloat16, torch.float32):
             shapes = ((heads, size), (shared, size), (shared, size))
             inputs = [
@@ -96,8 +95,8 @@ def attention(heads: int = 12, shared: int = 2, size: int = 128) -> None:
             said = f"{name}, {layout.tokens} tokens, {heads}/{shared} heads of {size}, {str(dtype)[6:]}"
             own = lambda: prefix_attention(*inputs, layout, rules)  # noqa: B023, E731
             report(f"{said}: packed", milliseconds(own), milliseconds(both_ways(own, inputs)), flops)
-            rows = len(layout.groups) * 8
-            longest = max(p + max(lengths) for p, lengths in layout.groups)
+            rows = len(groups) * 8
+            longest = max(p + max(lengths) for p, lengths in groups)
             padded = [torch.randn(rows, s[0], longest, s[1], device=GPU, dtype=dtype).requires_grad_() for s in shapes]
             torchs = lambda: scaled_dot_product_attention(*padded, is_causal=True, enable_gqa=True)  # noqa: B023, E731
             report(f"{said}: padded SDPA", milliseconds(torchs), milliseconds(both_ways(torchs, padded)), flops)

@@ -1,8 +1,10 @@
 """The policy's forward pass over packed sequences, and the check that packing mixes nothing.
 
-A model whose attention is ours computes a shared prompt once. Any other model gets its sequences as padded rows.
+A model whose attention is ours computes a shared prompt once, and on a CPU whatever else sequences have in common. Any
+other model gets its sequences as padded rows.
 
-Axes: T packed tokens, S sequences, L tokens of the longest, N tokens trained on, D hidden units, V vocabulary.
+Axes: T packed tokens, R rows computed, S sequences, L tokens of the longest, N tokens trained on, P that differ,
+D hidden units, V vocabulary.
 """
 
 from typing import Any, cast
@@ -13,12 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.batch import pack, token_indices
+from grpo.families import family_of
 from grpo.fused import fuse
 from grpo.kernels.head_divergence import States
 from grpo.kernels.head_logprobs import LogitRules, TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
 from grpo.kernels.rows import take
+from grpo.prefix_tree import fold
 from grpo.types import PackedTokens, TokenSequence
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
@@ -38,8 +42,12 @@ def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1
     if getattr(base, OWN_LOGITS, False):
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
-    hidden_TD, index_N = final_hidden(model, tokens)
-    return hidden_scores(model, take(hidden_TD, index_N), tokens.target_ids_N, temperature)
+    hidden_RD, index_N = final_hidden(model, tokens)
+    if not _folds(base):
+        return hidden_scores(model, take(hidden_RD, index_N), tokens.target_ids_N, temperature)
+    asked_2P, place_N = torch.stack([index_N, tokens.target_ids_N]).unique(dim=1, return_inverse=True)
+    scores = hidden_scores(model, take(hidden_RD, asked_2P[0]), asked_2P[1], temperature)
+    return TokenScores(*(score_P.index_select(0, place_N) for score_P in scores))
 
 
 def hidden_scores(model: nn.Module, hidden_ND: Tensor, target_ids_N: Tensor, temperature: float = 1.0) -> TokenScores:
@@ -86,7 +94,7 @@ def logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
 
 
 def final_hidden(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
-    """Final hidden states of all tokens, rows laid end to end, and where among them the N targets are predicted."""
+    """Final hidden states (R, D), rows laid end to end, and where among them the N targets are predicted."""
     base = _base(model)
     inputs, index_N = _inputs(base, tokens)
     hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state
@@ -102,8 +110,21 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
     """What the model is called with, and where in its output, rows laid end to end, the targets are predicted."""
     if not packs(base):
         return _rows(tokens)
-    layout = Layout(tokens.groups, tokens.token_ids_T.device)
+    if _folds(base):
+        tree = fold(tokens)
+        layout = Layout(tree.segments, tokens.token_ids_T.device)
+        inputs = {"input_ids": tree.token_ids_R[None], **packed_inputs(tree.position_ids_R, layout)}
+        return inputs, tree.row_T[tokens.predictor_N]
+    layout = Layout.of_groups(tokens.groups, tokens.token_ids_T.device)
     return {"input_ids": tokens.token_ids_T[None], **packed_inputs(tokens.position_ids_T, layout)}, tokens.predictor_N
+
+
+def _folds(base: PreTrainedModel) -> bool:
+    """Whether common prefixes are computed once: a GPU's kernel knows prompts alone, experts are counted and replayed
+    a packed token, and a layer of multi-token prediction reads all of them."""
+    predicts = getattr(base.config.get_text_config(), "num_nextn_predict_layers", 0)
+    dense = not predicts and family_of(base.config).router is None
+    return packs(base) and base.device.type == "cpu" and dense
 
 
 def packed_inputs(position_ids_T: Tensor, layout: Layout) -> dict[str, Any]:

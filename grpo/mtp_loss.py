@@ -93,7 +93,7 @@ def predicted_logprobs(
         return hidden_TD.new_zeros(0)
     next_ids_M = tokens.token_ids_T[shifted.index_M]
     given_MD = predictor_input(model, hidden_TD[shifted.before_M], next_ids_M, detached)
-    inputs = packed_inputs(tokens.position_ids_T[shifted.before_M], Layout(shifted.groups, hidden_TD.device))
+    inputs = packed_inputs(tokens.position_ids_T[shifted.before_M], Layout.of_groups(shifted.groups, hidden_TD.device))
     out_MD = predicting_decoder(model)(inputs_embeds=given_MD[None], use_cache=False, **inputs).last_hidden_state[0]
     out_KD, target_ids_K = take(out_MD, shifted.place_K), tokens.target_ids_N[shifted.target_K]
     scores = _frozen_head_scores if detached else hidden_scores

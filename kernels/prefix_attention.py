@@ -122,12 +122,12 @@ def _causal(part: _Segments, rules: Rules) -> Mask:
 
 
 def _across(layout: Layout, window: int | None) -> Iterator[tuple[slice, slice, Tensor | None]]:
-    """The completions of each group, what they see of its prompt, and which row sees which key; None: all see all."""
+    """What goes on from each shared segment, what it sees of that, and which row sees which key; None: all see all."""
     for rows, keys in layout.across:
         if window is None:
             yield rows, keys, None
             continue
-        first = int(layout.positions[rows].min()) - window + 1
+        first = int(layout.positions[rows].min() - layout.positions[keys.start]) - window + 1
         seen = slice(min(keys.start + max(0, first), keys.stop), keys.stop)
         mask_LJ = layout.positions[rows, None] - layout.positions[seen] < window
         if seen.start < seen.stop:

@@ -170,10 +170,9 @@ def _places(layout: Layout, size: int, by_key: bool) -> Places:
     name = f"{'key' if by_key else 'query'} tiles of {size}"
     if name not in layout.kept:
         tiles = key_tiles(layout, size) if by_key else query_tiles(layout, size)
-        starts, lengths = torch.tensor(layout.segments, dtype=torch.int32).view(-1, 2).unbind(1)
         layout.kept[name] = Places(
             torch.tensor(tiles, dtype=torch.int32, device=layout.device).view(-1, 5),
-            starts.repeat_interleave(lengths).to(layout.device),
+            layout.of_each_token([segment.start for segment in layout.segments]).int(),
             layout.positions.int(),
         )
     return layout.kept[name]

@@ -30,7 +30,7 @@ class Tile(NamedTuple):
 
 def query_tiles(layout: Layout, size: int) -> list[Tile]:
     """Tiles of rows, those with the longest work first."""
-    starts = [start for start, _ in layout.segments]
+    starts = [segment.start for segment in layout.segments]
     tiles = (
         Tile(first, last, seen.start, seen.stop, starts[bisect_right(starts, first) - 1])
         for area, seen, _ in _areas(layout)
@@ -41,7 +41,7 @@ def query_tiles(layout: Layout, size: int) -> list[Tile]:
 
 def key_tiles(layout: Layout, size: int) -> list[Tile]:
     """Tiles of keys, those with the longest work first."""
-    ends = [start + length for start, length in layout.segments]
+    ends = [segment.stop for segment in layout.segments]
     tiles = (
         Tile(first, last, rows.start, rows.stop, ends[bisect_left(ends, last)])
         for area, _, rows in _areas(layout)

@@ -322,7 +322,7 @@ def test_the_samplers_probabilities_are_the_learners(
 
 
 def test_the_reference_mask_holds_in_double_precision() -> None:
-    layout = Layout(pack(SEQUENCES, torch.device("cuda")).groups, torch.device("cuda"))
+    layout = Layout.of_groups(pack(SEQUENCES, torch.device("cuda")).groups, torch.device("cuda"))
     query = torch.randn(1, 2, layout.tokens, 8, device="cuda", dtype=torch.float64)
     from grpo.kernels.packed_attention import packed_attention
     from grpo.kernels.plain_attention import Rules

@@ -17,7 +17,8 @@ FLOORS = [
         "grpo.curriculum_settings", "grpo.mixture_settings",
     },
     {
-        "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.split", "grpo.tally",
+        "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.prefix_tree", "grpo.split",
+        "grpo.tally",
         "grpo.files", "grpo.lines", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*",
         "grpo.families", "grpo.evaluation", "grpo.allocator", "grpo.fused", "grpo.token_lengths",
         "grpo.experts", "grpo.experts.routing",

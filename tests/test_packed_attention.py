@@ -42,7 +42,7 @@ def tensors(layout: Layout, shape: tuple[int, ...], seed: int = 0) -> tuple[list
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
 def test_equals_the_masked_reference(groups: list[PackedGroup], shape: tuple[int, ...], rules: Rules) -> None:
-    layout = Layout(groups, CPU)
+    layout = Layout.of_groups(groups, CPU)
     inputs, upstream = tensors(layout, shape)
     expected, got = masked_attention(*inputs, layout, rules), prefix_attention(*inputs, layout, rules)
     torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
@@ -53,7 +53,7 @@ def test_equals_the_masked_reference(groups: list[PackedGroup], shape: tuple[int
 
 def test_who_sees_whom_by_hand() -> None:
     """Prompt p q, completions a b and c: c sees the prompt and itself alone; the next group sees nothing of it."""
-    seen = Layout([PackedGroup(2, (2, 1)), PackedGroup(1, (1,))], CPU).visible().int().tolist()
+    seen = Layout.of_groups([PackedGroup(2, (2, 1)), PackedGroup(1, (1,))], CPU).visible().int().tolist()
     assert seen == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -66,7 +66,7 @@ def test_who_sees_whom_by_hand() -> None:
 
 
 def test_a_window_counts_positions_not_places_in_the_packing() -> None:
-    layout = Layout([PackedGroup(2, (2, 2))], CPU)
+    layout = Layout.of_groups([PackedGroup(2, (2, 2))], CPU)
     assert layout.positions.tolist() == [0, 1, 2, 3, 2, 3]
     assert layout.visible(window=2)[4].tolist() == [False, True, False, False, True, False]
 
@@ -96,20 +96,20 @@ def packed_call(query: Tensor, key: Tensor, value: Tensor, layout: Layout | None
 
 
 def test_a_call_without_packing_is_plain_causal_attention_with_or_without_a_softcap() -> None:
-    layout = Layout([PackedGroup(3, (4,))], CPU)
+    layout = Layout.of_groups([PackedGroup(3, (4,))], CPU)
     inputs, _ = tensors(layout, SHAPES["GQA"])
     for rules in (Rules(0.3), Rules(0.3, softcap=2.0)):
         torch.testing.assert_close(packed_call(*inputs, None, rules), masked_attention(*inputs, layout, rules))
 
 
 def test_terms_that_are_unknown_here_are_refused() -> None:
-    inputs, _ = tensors(Layout([PackedGroup(3, (4,))], CPU), SHAPES["GQA"])
+    inputs, _ = tensors(Layout.of_groups([PackedGroup(3, (4,))], CPU), SHAPES["GQA"])
     with pytest.raises(NotImplementedError, match="Attention attends with s_aux"):
         packed_call(*inputs, None, Rules(0.3), s_aux=torch.zeros(4))
 
 
 def test_dropped_attention_weights_are_dropped() -> None:
-    layout = Layout([PackedGroup(3, (4, 2))], CPU)
+    layout = Layout.of_groups([PackedGroup(3, (4, 2))], CPU)
     inputs, _ = tensors(layout, SHAPES["GQA"])
     torch.manual_seed(0)
     assert not torch.allclose(
@@ -185,7 +185,7 @@ def test_experts_are_chosen_as_they_are_for_each_sequence_alone(
     prepare_packing(model, byte_tokenizer)
     packed = pack(SEQUENCES[:3], CPU)
     inputs = {"input_ids": packed.token_ids_T[None], "position_ids": packed.position_ids_T[None]}
-    mask, layout = torch.ones(1, 1, 1, 1, dtype=torch.bool), Layout(packed.groups, CPU)
+    mask, layout = torch.ones(1, 1, 1, 1, dtype=torch.bool), Layout.of_groups(packed.groups, CPU)
     together = model.model(**inputs, attention_mask=mask, packing=layout, output_router_logits=True).router_logits
     for place, ids in ((0, (7, 8, 9, 20)), (4, (7, 8, 9, 30, 21, 4, 4))):
         alone = model.model(input_ids=torch.tensor([ids]), output_router_logits=True).router_logits

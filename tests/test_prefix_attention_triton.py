@@ -50,7 +50,7 @@ def compare(device: str, cases: list[Case]) -> dict[str, float]:
 
     worst = {}
     for (groups, (heads, shared, size, width), rules), kind in product(cases, (torch.float32, torch.bfloat16)):
-        layout = Layout(groups, torch.device(device))
+        layout = Layout.of_groups(groups, torch.device(device))
         shapes = ((heads, size), (shared, size), (shared, width))
         inputs = [numbers(layout.tokens, *shape, kind, device) for shape in shapes]
         upstream = torch.randn(1, layout.tokens, heads, width, device=device).to(kind)
@@ -95,7 +95,7 @@ def test_compiled_kernels_equal_the_reference(shape: tuple[int, ...], rules: Rul
 def test_compiled_kernels_give_the_same_bits_every_time() -> None:
     from grpo.kernels.prefix_attention_triton import prefix_attention
 
-    layout = Layout(LARGE, torch.device("cuda"))
+    layout = Layout.of_groups(LARGE, torch.device("cuda"))
     inputs = [numbers(layout.tokens, heads, 64, torch.bfloat16, "cuda") for heads in (6, 2, 2)]
     outs = [prefix_attention(*inputs, layout, PLAIN) for _ in range(3)]
     gradients = [torch.autograd.grad(out.float().sum(), inputs) for out in outs]
@@ -105,7 +105,7 @@ def test_compiled_kernels_give_the_same_bits_every_time() -> None:
 
 def test_tiles_by_hand() -> None:
     """Two plain sequences, then prompt 7 8 9 with completions 10 11 12 and 13, in tiles of two tokens."""
-    layout = Layout([PackedGroup(2, (1,)), PackedGroup(1, (3,)), PackedGroup(3, (3, 1))], torch.device("cpu"))
+    layout = Layout.of_groups([PackedGroup(2, (1,)), PackedGroup(1, (3,)), PackedGroup(3, (3, 1))], torch.device("cpu"))
     rows = [Tile(10, 12, 7, 10, 10), Tile(12, 14, 7, 10, 10), Tile(6, 7, 0, 0, 3), Tile(9, 10, 0, 0, 7)]
     assert sorted(query_tiles(layout, 2)) == sorted(
         [*rows, Tile(0, 2, 0, 0, 0), Tile(2, 4, 0, 0, 0), Tile(4, 6, 0, 0, 3), Tile(7, 9, 0, 0, 7)]

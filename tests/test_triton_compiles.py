@@ -56,7 +56,7 @@ def call_kernels() -> None:
     logprob_tiles_triton.tile_gradient(logits, RowGradient(row, row, row, row), targets, 5)
     scaled = fp8_blocks_triton.quantise(torch.randn(32, 256), 1)
     fp8_blocks_triton.product(scaled, scaled)
-    layout = Layout([PackedGroup(3, (2, 4))], torch.device("cpu"))
+    layout = Layout.of_groups([PackedGroup(3, (2, 4))], torch.device("cpu"))
     inputs = [torch.randn(1, 2, layout.tokens, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     out = prefix_attention_triton.prefix_attention(*inputs, layout, Rules(0.3, softcap=2.0, window=4))
     torch.autograd.grad(out, inputs, torch.ones_like(out))
