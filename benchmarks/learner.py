@@ -1,14 +1,14 @@
-"""How fast the learner is: against TRL's GRPOTrainer on the same rollouts, and how its time and memory grow.
+"""How fast the learner is, against TRL's GRPOTrainer on the same rollouts.
 
     python benchmarks/learner.py record models/smollm2-135m rollouts.json --prompt 200 --new 128
     python benchmarks/learner.py compare models/smollm2-135m rollouts.json --pairs 5 [--beta 0.04] [--dtype bf16]
-    python benchmarks/learner.py sweep models/smollm2-135m
-    python benchmarks/learner.py memory
+    python benchmarks/learner.py take runs/r1_zero_smollm2/02-zero 60 models/smollm2-135m rollouts.json
 
-`compare` starts one process a run, in turn, and says the ratio of medians. Both sides make the same number of updates
-from the same tokens with the same loss; the first update of each process warms up and is not counted. TRL runs without
-gradient checkpointing and, unless `--trl-old` asks for it, without the pass for old log-probabilities that it makes by
-default when vLLM samples: its fastest way.
+`take` is a step of a run, with the groups that it learned nothing from, since TRL computes them too. `compare` starts
+one process a run, in turn, and says the ratio of medians. Both sides make the same number of updates from the same
+tokens with the same loss; the first update of each process warms up and is not counted. TRL runs without gradient
+checkpointing and, unless `--trl-old` asks for it, without the pass for old log-probabilities that it makes by default
+when vLLM samples: its fastest way.
 
 With `--device cuda` each side is one process that is asked in turn, memory is what torch allocates on the GPU, and
 every time is taken after the GPU has finished. Weights and tokens do not change how long an update takes:
@@ -26,16 +26,15 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+import clock
 import torch
 from torch import Tensor, nn
 
@@ -84,13 +83,6 @@ def _accelerator(device: str) -> Any:
     return Accelerator(cpu=device == "cpu")
 
 
-def _now(device: str) -> float:
-    """The time at which everything that was asked for is done."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 # --- rollouts ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +106,29 @@ def record(model_path: str, out: Path, prompt: int, new: int) -> None:
         groups.append({"prompt": prompt_ids, "completions": completions, "advantages": advantages.tolist()})
     out.write_text(json.dumps({"prompt": prompt, "new": new, "groups": groups}))
     print(f"{out}: completions of {[[len(c) for c in g['completions']] for g in groups]} tokens")
+
+
+def take(stage: Path, step: int, tokenizer_path: str, out: Path) -> None:
+    """The groups of a step, as its samples.jsonl has them; texts become tokens again."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    groups: dict[str, dict[str, Any]] = {}
+    for line in (stage / "samples.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["step"] != step:
+            continue
+        prompt = tokenizer(row["prompt"], add_special_tokens=False).input_ids
+        group = groups.setdefault(row["problem_id"], {"prompt": prompt, "completions": [], "advantages": []})
+        end = [] if row["finish"] == "length" else [tokenizer.eos_token_id]
+        group["completions"].append([*tokenizer(row["completion"], add_special_tokens=False).input_ids, *end])
+        group["advantages"].append(row["advantage"])
+    if not groups:
+        sys.exit(f"{stage / 'samples.jsonl'}: no samples of step {step}")
+    longest = max(len(ids) for group in groups.values() for ids in group["completions"])
+    prompt = max(len(group["prompt"]) for group in groups.values())
+    out.write_text(json.dumps({"prompt": prompt, "new": longest, "groups": list(groups.values())}))
+    print(f"{out}: {len(groups)} groups, {sum(map(any, (g['advantages'] for g in groups.values())))} with signal")
 
 
 def draw(out: Path, prompt: int, new: int, groups: int, vocabulary: int) -> None:
@@ -190,6 +205,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
             TokenSequence(tuple(g["prompt"]), tuple(ids)), (0.0,) * len(ids), (), advantage, 1 / (count * len(ids))
         )
         for g in rollouts["groups"]
+        if any(g["advantages"])  # the others are left out, as grpo-train does
         for ids, advantage in zip(g["completions"], g["advantages"], strict=True)
     ]
     device = torch.device(settings.device)
@@ -200,10 +216,10 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
             sampled.append(replace(trajectory, sampler_logprobs=logprobs, anchor_logprobs=logprobs))
     seconds, losses, norms = [], [], []
     for step in range(settings.updates + 1):
-        begin = _now(settings.device)
+        begin = clock.now(settings.device)
         batches = micro_batches(sampled, settings.budget, device)
         figures = train_step(learner, batches, objective, step).figures()
-        seconds.append(_now(settings.device) - begin)
+        seconds.append(clock.now(settings.device) - begin)
         losses.append(figures["loss"])
         norms.append(figures["grad_norm"])
     return {"seconds": seconds[1:], "loss": losses, "grad_norm": norms}
@@ -246,10 +262,10 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
             self.begin = 0.0
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.begin = _now(settings.device)
+            self.begin = clock.now(settings.device)
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds.append(_now(settings.device) - self.begin)
+            self.seconds.append(clock.now(settings.device) - self.begin)
 
     count = sum(len(group["completions"]) for group in rollouts["groups"])
     size = settings.trl_batch or count
@@ -420,118 +436,8 @@ def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     """The best of many products, in GF/s: on a CPU of this model's shapes, on a GPU of large ones."""
     rows, inner, columns = (8192, 8192, 8192) if device == "cuda" else (2048, 576, 1536)
     a, b = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(columns, inner, dtype=dtype, device=device)
-    best = min(_seconds(lambda: a @ b.T, device) for _ in range(30))
+    best = min(clock.seconds(lambda: a @ b.T, device) for _ in range(30))
     return 2 * rows * inner * columns / best / 1e9
-
-
-def _seconds(work: Callable[[], Any], device: str = "cpu") -> float:
-    begin = _now(device)
-    work()
-    return _now(device) - begin
-
-
-# --- growth -----------------------------------------------------------------------------------------------------------
-
-
-def sweep(model_path: str, device: str, dtype: str) -> None:
-    """Seconds of forward and backward pass over prompt length P, completion length L, completions G and groups N."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from grpo.forward import prepare_packing
-
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).to(device)
-    prepare_packing(model, AutoTokenizer.from_pretrained(model_path))
-    more = 8 if device == "cuda" else 1  # so that a GPU has something to do
-    base = {"P": 64 * more, "L": 64 * more, "G": 8, "N": 1}
-    ranges = {"N": [1, 2, 4, 8], "L": [32, 64, 128, 256], "G": [4, 8, 16, 32], "P": [64, 128, 256, 512]}
-    ranges |= {axis: [more * value for value in ranges[axis]] for axis in "LP"}
-    with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-        _pass(model, **base)
-        for axis, values in ranges.items():
-            seconds = [_best(model, **base | {axis: value}) for value in values]
-            said = ", ".join(f"{s:.3g}" for s in seconds)
-            print(f"{axis} {values}: {said} s, exponent {_slope(values, seconds):.3f}", flush=True)
-        short, long = 64 * more, 448 * more
-        for count in (2, 8, 32):
-            cost = _best(model, P=long, L=2 * more, G=count, N=1) - _best(model, P=short, L=2 * more, G=count, N=1)
-            print(f"G {count}: {long - short} more prompt tokens cost {cost:.3g} s", flush=True)
-
-
-def _best(model: Any, **sizes: int) -> float:
-    return min(_seconds(partial(_pass, model, **sizes), model.device.type) for _ in range(3))
-
-
-def _pass(model: Any, P: int, L: int, G: int, N: int) -> None:
-    from grpo.batch import pack
-    from grpo.forward import target_logprobs
-    from grpo.types import TokenSequence
-
-    random_ids = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(49000, (count,), generator=random_ids).tolist())
-
-    for _ in range(N):  # a group is a micro-batch
-        prompt = ids(P)
-        tokens = pack([TokenSequence(prompt, ids(L)) for _ in range(G)], model.device)
-        target_logprobs(model, tokens).sum().backward()
-    model.zero_grad()
-
-
-def _slope(sizes: list[int], seconds: list[float]) -> float:
-    """Of a straight line through the logarithms."""
-    x, y = [math.log(size) for size in sizes], [math.log(second) for second in seconds]
-    return statistics.linear_regression(x, y).slope
-
-
-def memory(device: str) -> None:
-    """Peak memory of the log-probability step, without the weights and their gradient, by vocabulary and tokens."""
-    for vocabulary in (16_384, 49_152, 151_936):
-        for tokens in (512, 2048) if device == "cpu" else (2048, 16_384):
-            row = [_peak(way, vocabulary, tokens, device) for way in ("tiles", "whole")]
-            print(
-                f"vocabulary {vocabulary}, {tokens} tokens: tiles {row[0]:.0f} MB, whole logits {row[1]:.0f} MB",
-                flush=True,
-            )
-
-
-def _peak(way: str, vocabulary: int, tokens: int, device: str) -> float:
-    if device == "cuda":
-        return step(way, vocabulary, tokens, device)
-    command = [sys.executable, __file__, "step", way, str(vocabulary), str(tokens)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
-def step(way: str, vocabulary: int, tokens: int, device: str = "cpu") -> float:
-    """How far one log-probability step in this process raises peak memory, in MB."""
-    from grpo.kernels.head_logprobs import LogitRules, head_scores
-    from grpo.kernels.logprobs import token_logprobs_and_entropy
-
-    hidden = torch.randn(tokens, 576, device=device).requires_grad_()
-    weight = torch.randn(vocabulary, 576, device=device).mul_(0.1).requires_grad_()  # logits with a spread of some nats
-    hidden.grad, weight.grad = torch.ones_like(hidden), torch.ones_like(weight)
-    targets = torch.randint(vocabulary, (tokens,), device=device)
-    torch.ones(vocabulary, 576) @ torch.ones(576, 8)  # the gradient of the weights comes as one more of their size
-    before = _highest(device)
-
-    def scores() -> tuple[Tensor, Tensor]:
-        if way == "tiles":
-            return head_scores(hidden, weight, None, targets, LogitRules())[:2]
-        return token_logprobs_and_entropy(hidden @ weight.T, targets)
-
-    logprobs, entropy = scores()
-    (logprobs - 0.01 * entropy).sum().backward()
-    own = weight.numel() * 4 if device == "cuda" else 0
-    return (_highest(device) - before - own) / 2**20
-
-
-def _highest(device: str) -> float:
-    """Bytes at most so far; on a GPU, since the last call."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = torch.cuda.max_memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    return peak
 
 
 def main() -> None:
@@ -543,6 +449,11 @@ def main() -> None:
     recording.add_argument("out", type=Path)
     recording.add_argument("--prompt", type=int, default=200)
     recording.add_argument("--new", type=int, default=128)
+    taking = commands.add_parser("take")
+    taking.add_argument("stage", type=Path, help="a stage's folder in a run")
+    taking.add_argument("step", type=int)
+    taking.add_argument("model")
+    taking.add_argument("out", type=Path)
     making = commands.add_parser("init")
     making.add_argument("shape", choices=SHAPES)
     making.add_argument("folder", type=Path)
@@ -568,16 +479,6 @@ def main() -> None:
         )
         comparing.add_argument("--pairs", type=int, default=5)
         comparing.add_argument("--who", choices=["ours", "trl"])
-    sweeping = commands.add_parser("sweep")
-    sweeping.add_argument("model")
-    sweeping.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    sweeping.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
-    remembering = commands.add_parser("memory")
-    remembering.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    stepping = commands.add_parser("step")
-    stepping.add_argument("way")
-    stepping.add_argument("vocabulary", type=int)
-    stepping.add_argument("tokens", type=int)
     settings = parser.parse_args()
     if settings.command == "compare":
         settings.dtypes = settings.dtypes or [settings.dtype]
@@ -589,14 +490,12 @@ def run(settings: argparse.Namespace) -> None:
     given = vars(settings)
     commands: dict[str, Callable[[], Any]] = {
         "record": lambda: record(settings.model, settings.out, settings.prompt, settings.new),
+        "take": lambda: take(settings.stage, settings.step, settings.model, settings.out),
         "init": lambda: init(settings.shape, settings.folder),
         "draw": lambda: draw(**{name: given[name] for name in ("out", "prompt", "new", "groups", "vocabulary")}),
         "compare": lambda: compare(settings),
         "one": lambda: one(settings),
         "answer": lambda: answer(settings),
-        "sweep": lambda: sweep(settings.model, settings.device, settings.dtype),
-        "memory": lambda: memory(settings.device),
-        "step": lambda: print(step(settings.way, settings.vocabulary, settings.tokens)),
     }
     commands[settings.command]()
 
