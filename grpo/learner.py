@@ -22,6 +22,7 @@ from grpo.fp8 import Switch, use_fp8
 from grpo.kernels.remade import remaking
 from grpo.mtp import own_parameters
 from grpo.optimizer import learning_rate, make_optimizer
+from grpo.processor import multiplies_bfloat16
 from grpo.tally import Tally
 from grpo.training_settings import TrainingSettings
 from grpo.types import TrainingFailure
@@ -54,7 +55,7 @@ class Learner:
         self.accelerator = accelerator
         self.optimizer = make_optimizer(model, settings)
         self.fp8 = Switch()
-        self.notes = _lost_updates(self.trainable())
+        self.notes = [*_lost_updates(self.trainable()), *_slow_products(settings, accelerator.device)]
         if settings.precision == "fp8_block":
             self.notes += use_fp8(model, self.fp8)
         if settings.activations == "recompute":
@@ -87,6 +88,13 @@ def _lost_updates(trained: Sequence[nn.Parameter]) -> list[str]:
         "weights are trained in bfloat16: an update smaller than 1/256 of a weight is lost; model.dtype: float32 with "
         "a stage's precision: bf16 keeps it"
     ]
+
+
+def _slow_products(settings: TrainingSettings, device: torch.device) -> list[str]:
+    """A note for the user where bfloat16 makes a step slower."""
+    if settings.precision != "bf16" or device.type != "cpu" or multiplies_bfloat16() is not False:
+        return []
+    return ["precision: bf16 is slower than fp32 here: the processor has no instructions for it"]
 
 
 def train_step(learner: Learner, batches: Sequence[B], objective: Objective[B], step: int) -> Tally:

@@ -20,7 +20,7 @@ FLOORS = [
         "grpo.advantages", "grpo.losses", "grpo.losses.*", "grpo.batch", "grpo.prefix_tree", "grpo.split",
         "grpo.tally",
         "grpo.files", "grpo.lines", "grpo.plugins", "grpo.sources", "grpo.templates", "grpo.data", "grpo.tasks.*",
-        "grpo.families", "grpo.evaluation", "grpo.allocator", "grpo.fused", "grpo.token_lengths",
+        "grpo.families", "grpo.evaluation", "grpo.allocator", "grpo.processor", "grpo.fused", "grpo.token_lengths",
         "grpo.experts", "grpo.experts.routing",
         "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
         "grpo.where", "grpo.watch", "grpo.doctor", "grpo.doctor.*",
