@@ -1,10 +1,11 @@
-"""What a recipe may say about what is asked when: problems by how hard they have been, lengths by step."""
+"""What a recipe may say about what changes on the way: problems by how hard they were, lengths, temperatures."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pydantic import Field
 
-from grpo.settings import Count, Settings
+from grpo.settings import Count, Settings, Temperature
 
 
 class CurriculumSettings(Settings):
@@ -22,8 +23,23 @@ class LongerFrom(Settings):
     max_new_tokens: Count
 
 
-def check_steps(schedule: Sequence[LongerFrom]) -> None:
+class TemperatureFrom(Settings):
+    """Another temperature from a step on. A policy that has become certain needs a higher one to try anything else."""
+
+    step: Count
+    temperature: Temperature
+
+
+Entry = TypeVar("Entry", LongerFrom, TemperatureFrom)
+
+
+def begun(schedule: Sequence[Entry], step: int) -> Entry | None:
+    """The entry in force at a step, None before the first."""
+    return next((entry for entry in reversed(schedule) if entry.step <= step), None)
+
+
+def check_steps(name: str, schedule: Sequence[LongerFrom | TemperatureFrom]) -> None:
     """Raise ValueError unless the steps of a schedule rise."""
     steps = [entry.step for entry in schedule]
     if steps != sorted(set(steps)):
-        raise ValueError(f"the steps of length_schedule must rise, got {steps}")
+        raise ValueError(f"the steps of {name} must rise, got {steps}")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from grpo.mtp_settings import SpeculativeSettings, speculative_of_a_word
-from grpo.settings import Count, Positive, Settings, Share, one_of
+from grpo.settings import Count, Positive, Settings, Share, Temperature, one_of
 
 UNCORRECTABLE = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 """Options of samplers after which a token's probability is no longer the policy's."""
@@ -113,7 +113,7 @@ class EngineSettings(Settings):
 class RolloutSettings(EngineSettings):
     """How completions are sampled for training."""
 
-    temperature: Positive = Field(1.0, description="the learner's logprobs use it too")
+    temperature: Temperature = Field(1.0, description="the learner's logprobs use it too")
     max_new_tokens: Count = 256
     stop: list[str] = Field([], description="texts that end a completion")
 

@@ -3,8 +3,8 @@
 A model whose attention is ours computes a shared prompt once, and on a CPU whatever else sequences have in common. Any
 other model gets its sequences as padded rows.
 
-Axes: T packed tokens, R rows computed, S sequences, L tokens of the longest, N tokens trained on, P that differ,
-D hidden units, V vocabulary.
+Axes: T packed tokens, R rows computed, S sequences, L tokens of the longest, N tokens trained on, U of them that differ
+in their row or target, D hidden units, V vocabulary.
 """
 
 from typing import Any, cast
@@ -43,11 +43,11 @@ def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
     hidden_RD, index_N = final_hidden(model, tokens)
-    if not _folds(base):
+    if hidden_RD.device.type != "cpu":  # a GPU would be waited for, to know how many differ
         return hidden_scores(model, take(hidden_RD, index_N), tokens.target_ids_N, temperature)
-    asked_2P, place_N = torch.stack([index_N, tokens.target_ids_N]).unique(dim=1, return_inverse=True)
-    scores = hidden_scores(model, take(hidden_RD, asked_2P[0]), asked_2P[1], temperature)
-    return TokenScores(*(score_P.index_select(0, place_N) for score_P in scores))
+    asked_U, place_N = (tokens.target_ids_N * len(hidden_RD) + index_N).unique(return_inverse=True)
+    scores = hidden_scores(model, take(hidden_RD, asked_U % len(hidden_RD)), asked_U // len(hidden_RD), temperature)
+    return TokenScores(*(score_U.index_select(0, place_N) for score_U in scores))
 
 
 def hidden_scores(model: nn.Module, hidden_ND: Tensor, target_ids_N: Tensor, temperature: float = 1.0) -> TokenScores:
@@ -69,9 +69,9 @@ def next_token_states(model: nn.Module, tokens: PackedTokens) -> States:
     base = _base(model)
     if getattr(base, OWN_LOGITS, False):
         return States(_own_logits(base, tokens), nn.Identity(), LogitRules())
-    hidden_TD, index_N = final_hidden(base, tokens)
+    hidden_RD, index_N = final_hidden(base, tokens)
     head = cast(Any, base.get_output_embeddings())
-    return States(take(hidden_TD, index_N), head, logit_rules(base, 1.0))
+    return States(take(hidden_RD, index_N), head, logit_rules(base, 1.0))
 
 
 def packs(model: nn.Module) -> bool:
@@ -94,7 +94,10 @@ def logit_rules(base: PreTrainedModel, temperature: float) -> LogitRules:
 
 
 def final_hidden(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
-    """Final hidden states (R, D), rows laid end to end, and where among them the N targets are predicted."""
+    """Final hidden states (R, D), rows laid end to end, and where among them the N targets are predicted.
+
+    Of a model with experts or a layer of multi-token prediction the rows are the T packed tokens, where it packs.
+    """
     base = _base(model)
     inputs, index_N = _inputs(base, tokens)
     hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state
@@ -110,7 +113,7 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
     """What the model is called with, and where in its output, rows laid end to end, the targets are predicted."""
     if not packs(base):
         return _rows(tokens)
-    if _folds(base):
+    if _folds(base, tokens.token_ids_T.device):
         tree = fold(tokens)
         layout = Layout(tree.segments, tokens.token_ids_T.device)
         inputs = {"input_ids": tree.token_ids_R[None], **packed_inputs(tree.position_ids_R, layout)}
@@ -119,12 +122,14 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
     return {"input_ids": tokens.token_ids_T[None], **packed_inputs(tokens.position_ids_T, layout)}, tokens.predictor_N
 
 
-def _folds(base: PreTrainedModel) -> bool:
-    """Whether common prefixes are computed once: a GPU's kernel knows prompts alone, experts are counted and replayed
-    a packed token, and a layer of multi-token prediction reads all of them."""
+def _folds(base: PreTrainedModel, device: torch.device) -> bool:
+    """Whether common beginnings are computed once.
+
+    A GPU's kernel knows shared prompts alone, experts are counted and replayed a packed token, and a layer of
+    multi-token prediction reads every packed token's state.
+    """
     predicts = getattr(base.config.get_text_config(), "num_nextn_predict_layers", 0)
-    dense = not predicts and family_of(base.config).router is None
-    return packs(base) and base.device.type == "cpu" and dense
+    return device.type == "cpu" and not predicts and family_of(base.config).router is None
 
 
 def packed_inputs(position_ids_T: Tensor, layout: Layout) -> dict[str, Any]:
@@ -152,7 +157,7 @@ def _padded(tokens: PackedTokens) -> tuple[Tensor, Tensor]:
 def row_map(model: nn.Module, tokens: PackedTokens) -> tuple[Tensor, Tensor] | None:
     """Which packed token each row of the model's hidden states shows, and one row of each token.
 
-    None where the rows are the packed tokens. Padding shows some token.
+    None where the rows are the packed tokens, as those of a model with experts are. Padding shows some token.
     """
     if packs(model):
         return None

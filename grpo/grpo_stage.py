@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from grpo.advantage_settings import AdvantageSettings, GdpoAdvantage, GroupAdvantage
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
-from grpo.curriculum_settings import CurriculumSettings, LongerFrom, check_steps
+from grpo.curriculum_settings import CurriculumSettings, LongerFrom, TemperatureFrom, begun, check_steps
 from grpo.engine_settings import RolloutSettings
 from grpo.expert_settings import GrpoExpertSettings
 from grpo.loss_settings import EntropySettings, GrpoLoss, KlSettings, LossSettings
@@ -63,6 +63,7 @@ class GrpoStage(TrainingSettings):
     dynamic_sampling: DynamicSampling | None = None
     curriculum: CurriculumSettings | None = None
     length_schedule: list[LongerFrom] = Field([], description="limits of completions that replace max_new_tokens later")
+    temperature_schedule: list[TemperatureFrom] = Field([], description="what replaces rollout.temperature later")
     max_reward_errors: Share = Field(0.1, description="share of a step's completions whose rewards may fail")
     token_logprobs: Annotated[int, Field(ge=0)] = Field(
         1, description="groups of a step whose samples tell the log-probability of every token"
@@ -101,14 +102,22 @@ class GrpoStage(TrainingSettings):
         return self
 
     @model_validator(mode="after")
-    def _lengths_follow_each_other(self) -> Self:
-        check_steps(self.length_schedule)
+    def _schedules_rise(self) -> Self:
+        check_steps("length_schedule", self.length_schedule)
+        check_steps("temperature_schedule", self.temperature_schedule)
         return self
+
+    def at(self, step: int) -> Self:
+        """The settings with the temperature of a step, which count from 1: what samples and learns there uses them."""
+        entry = begun(self.temperature_schedule, step)
+        if entry is None:
+            return self
+        return self.model_copy(update={"rollout": self.rollout.model_copy(update={"temperature": entry.temperature})})
 
     def max_new_tokens(self, step: int) -> int:
         """The longest completion of a step, which count from 1."""
-        begun = [entry.max_new_tokens for entry in self.length_schedule if entry.step <= step]
-        return begun[-1] if begun else self.rollout.max_new_tokens
+        entry = begun(self.length_schedule, step)
+        return self.rollout.max_new_tokens if entry is None else entry.max_new_tokens
 
     @property
     def longest_completion(self) -> int:

@@ -77,6 +77,8 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     figures = clock.figures() | _figures(everything, kept, clock.seconds("rollout"))
     if stage.length_schedule:
         figures["completion/limit"] = float(stage.max_new_tokens(step))
+    if stage.temperature_schedule:
+        figures["temperature"] = stage.rollout.temperature
     rollout = Rollout(step, len(everything), kept, figures, change)
     if source.run.accelerator.is_main_process:
         write_rollout(source.folder, rollout)

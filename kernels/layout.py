@@ -94,10 +94,8 @@ class Layout:
 
     def visible(self, window: int | None = None) -> Tensor:
         """Which token (row) sees which (column): a (T, T) mask, for references and tests."""
-        index_T, end_T = (
-            torch.arange(self.tokens, device=self.device),
-            self.of_each_token([s.end for s in self.segments]),
-        )
+        index_T = torch.arange(self.tokens, device=self.device)
+        end_T = self.of_each_token([segment.end for segment in self.segments])
         apart_TT = self.positions[:, None] - self.positions
         earlier_TT = index_T <= index_T[:, None]
         return earlier_TT & (index_T[:, None] < end_T) & (apart_TT < (window or self.tokens + 1))

@@ -1,7 +1,7 @@
 """The attention of packed micro-batches, registered with transformers under `PACKED`.
 
-A call with a `packing` (a Layout) attends within its groups, on a CPU by torch's kernel for segments, on a GPU by
-Triton. A call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
+A call with a `packing` (a Layout) attends along its segments, on a CPU by torch's kernel for each, on a GPU by Triton.
+A call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
 
 Axes: T packed tokens, H heads, D head size.
 """
@@ -58,7 +58,7 @@ def packed_attention(
 
 
 def _attend_on(query: Tensor) -> Callable[..., Tensor]:
-    """What computes groups where the query lies; where there is no kernel, or none in float64, one large mask does."""
+    """What computes segments where the query lies; without a kernel, or one in float64, one large mask does."""
     if query.device.type == "cpu":
         return prefix_attention
     if query.device.type == "cuda" and query.dtype != torch.float64 and find_spec("triton"):

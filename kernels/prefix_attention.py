@@ -1,8 +1,9 @@
-"""Attention over shared-prefix groups on a CPU: nothing is computed twice, little is padded.
+"""Attention over shared prefixes on a CPU: nothing is computed twice, little is padded.
 
-Every segment attends to itself, segments of similar length side by side; all completions of a group attend to their
-prompt at once. The two softmaxes of a completion's token are joined by their log-sum-exps. In the backward pass each
-part, given the joint output and log-sum-exp, yields its share of the gradient (FlashAttention, arXiv 2205.14135, B.2).
+Every segment attends to itself, segments of similar length side by side; whatever goes on from one attends to it at
+once. The softmaxes of a token over its own segment and those before are joined by their log-sum-exps. In the backward
+pass each part, given the joint output and log-sum-exp, yields its share of the gradient (FlashAttention, arXiv
+2205.14135, B.2).
 
 Axes: T tokens, H query heads, K heads of keys and values, D head size; B batch, L rows, J keys of one call.
 """
@@ -18,6 +19,9 @@ from torch.nn.functional import pad
 from grpo.kernels import plain_attention
 from grpo.kernels.layout import Layout
 from grpo.kernels.plain_attention import Gradients, Mask, Rules
+
+MASKED_ROWS = 1024
+"""Rows of a mask at most: a window may cut through everything behind a shared text."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -127,11 +131,18 @@ def _across(layout: Layout, window: int | None) -> Iterator[tuple[slice, slice, 
         if window is None:
             yield rows, keys, None
             continue
-        first = int(layout.positions[rows].min() - layout.positions[keys.start]) - window + 1
-        seen = slice(min(keys.start + max(0, first), keys.stop), keys.stop)
-        mask_LJ = layout.positions[rows, None] - layout.positions[seen] < window
-        if seen.start < seen.stop:
-            yield rows, seen, None if mask_LJ.all() else mask_LJ
+        for block in _blocks(rows):
+            position_L, begin = layout.positions[block], int(layout.positions[keys.start])
+            first = keys.start + max(0, int(position_L.min()) - window + 1 - begin)
+            seen = slice(first, keys.stop)
+            if first < keys.stop:
+                apart_LJ = position_L[:, None] - layout.positions[seen]
+                yield block, seen, None if apart_LJ[:, 0].max() < window else apart_LJ < window
+
+
+def _blocks(rows: slice) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, MASKED_ROWS):
+        yield slice(start, min(start + MASKED_ROWS, rows.stop))
 
 
 def _batch(tensor_LH: Tensor) -> Tensor:

@@ -56,9 +56,15 @@ def _cut(area: slice, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _areas(layout: Layout) -> Iterator[tuple[slice, slice, slice]]:
-    """Runs of whole segments whose tokens share what they see and who sees them, and both of these."""
+    """Runs of whole segments whose tokens share what they see and who sees them, and both of these.
+
+    Raises:
+        NotImplementedError: a segment that goes on from another is itself gone on from.
+    """
     place = 0
     for rows, prompt in layout.across:
+        if prompt.start < place:
+            raise NotImplementedError("tiles know prompts and completions, and no tree of deeper segments")
         yield slice(place, prompt.start), NOTHING, NOTHING
         yield prompt, NOTHING, rows
         yield rows, prompt, NOTHING

@@ -131,12 +131,18 @@ def test_a_run_with_two_sources(write_recipe: Callable[..., Path]) -> None:
     sums = {"function": "grpo.tasks.arithmetic:sums", "params": {"size": 60, "terms": 2, "max_value": 20}}
     both = [{**sums, "label": "here"}, {**sums, "label": "there", "weight": 3.0, "params": {"size": 40, "terms": 3}}]
     recipe = write_recipe(problems={"template": {"kind": "plain"}, "sources": both})
-    small = ("0.steps=1", "1.steps=2", "1.length_schedule=[{step: 2, max_new_tokens: 30}]", "1.curriculum={}")
+    schedules = (
+        "1.length_schedule=[{step: 2, max_new_tokens: 30}]",
+        "1.temperature_schedule=[{step: 2, temperature: 1.5}]",
+    )
+    small = ("0.steps=1", "1.steps=2", "1.curriculum={}", *schedules)
     assert train([str(recipe), *(f"--set=stages.{override}" for override in small)]) == 0
     folder = recipe.parent / "runs" / "tiny" / "02-grpo"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["source/there/groups"] for row in rows if "loss" in row] == [0.75, 0.75]
     assert [row["completion/limit"] for row in rows if "loss" in row] == [24.0, 30.0]
+    assert [row["temperature"] for row in rows if "loss" in row] == [1.0, 1.5]
+    assert all(row["sampler/mismatch_max"] < 1e-3 for row in rows if "loss" in row)  # the learner knows
     assert all("evaluation/source/here/accuracy" in row for row in rows if "evaluation/accuracy" in row)
     seen = [row["curriculum/seen"] for row in rows if "loss" in row]
     assert seen == pytest.approx([seen[0], 2 * seen[0]])

@@ -54,6 +54,12 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (GrpoStage, {**GRPO, "rewards": [{"name": "format", "weight": 0}]}, "a weight other than 0"),
     (GrpoStage, {**GRPO, "problems": NOTHING_HELD_OUT, "evaluation": {}}, "evaluation needs held-out problems"),
     (GrpoStage, {**GRPO, "rewards": []}, "at least 1 item"),
+    (
+        GrpoStage,
+        {**GRPO, "temperature_schedule": [{"step": 9, "temperature": 1.2}, {"step": 5, "temperature": 1.4}]},
+        r"the steps of temperature_schedule must rise, got \[9, 5\]",
+    ),
+    (GrpoStage, {**GRPO, "temperature_schedule": [{"step": 9, "temperature": 2.5}]}, "less than or equal to 2"),
     (RejectionStage, {**REJECTION, "keep_if": {"right": 1}}, "keep_if must name one of the rewards"),
     (LayoutSettings, {"write": "{reasoning}"}, "each once"),
     (EvaluateStage, {**EVALUATE, "accuracy": "right"}, "accuracy must name one of the rewards"),

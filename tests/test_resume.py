@@ -43,6 +43,7 @@ STAGES = [
         ],
         "curriculum": {"visits": 1, "retest_after": 1},
         "length_schedule": [{"step": 5, "max_new_tokens": 40}],
+        "temperature_schedule": [{"step": 4, "temperature": 1.2}],
         "kl": {"refresh_reference_every": 4},
         "evaluation": {"every": 4, "problems": 4},
         "experts": {"bias_update_rate": 1e-3, "routing_replay": "sampler"},

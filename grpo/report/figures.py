@@ -33,6 +33,7 @@ SIGNAL = Spec(
     main=True,
 )
 ENTROPY = Spec("Entropy", {"entropy": "entropy"}, "Of the policy, nats a token.")
+TEMPERATURE = Spec("Temperature of sampling", {"temperature": "temperature"})
 KL = Spec("KL to the reference", {"kl": "KL"}, "Nats a token.")
 MISMATCH = Spec(
     "Sampler against policy",
@@ -71,7 +72,8 @@ SCORES = Spec("Scores", {"score/mean": "mean", "score/margin": "margin"}, "Of th
 ROUTERS = (BALANCE, ROUTING, DEAD, REROUTED)
 SPECS: dict[str, Sequence[Spec]] = {
     "grpo": (
-        LENGTH, SIGNAL, CUT, ENTROPY, KL, MISMATCH, CLIPPED, GRADIENT, LOSS, RATE, MTP, DRAFTS, *ROUTERS, SPEED, MEMORY
+        LENGTH, SIGNAL, CUT, ENTROPY, TEMPERATURE, KL, MISMATCH, CLIPPED, GRADIENT, LOSS, RATE, MTP, DRAFTS, *ROUTERS,
+        SPEED, MEMORY,
     ),
     "sft": (TRAINING_LOSS, MTP, GRADIENT, RATE, *ROUTERS, SPEED, MEMORY),
     "reward_model": (REWARD_MODEL_LOSS, REWARD_MODEL_ACCURACY, CALIBRATION, SCORES, GRADIENT, RATE, SPEED, MEMORY),

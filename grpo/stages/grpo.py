@@ -19,18 +19,19 @@ from grpo.training import advance, finish, save_if_due, saved_if_lost
 
 def run(stage: GrpoStage, run: StageRun) -> None:
     """Train with the stage's rewards and leave `model/`."""
-    parts = set_up(stage, run)
-    training, progress = parts.training, parts.training.progress
+    whole = set_up(stage, run)
+    training, progress = whole.training, whole.training.progress
 
     while progress.step < stage.steps:
         clock, step = Clock(), progress.step + 1
+        parts = whole.at(step)
         with saved_if_lost(training):
             rollout = roll_out(parts.source, step, progress.feed)
         parts.engine.rest()
         kl_PG = reward_kl(parts, rollout.scored)
         advantages_PG = step_advantages(rollout.scored, kl_PG, stage)
         with clock("learn"):
-            first = first_pass(rollout.scored, stage, parts.learner)
+            first = first_pass(rollout.scored, parts.stage, parts.learner)
             tallies = [
                 train_step(parts.learner, batches, parts.objective(batches), progress.step)
                 for batches in map(parts.micro_batches, minibatches(rollout.scored, first, advantages_PG, stage))
@@ -47,5 +48,5 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         advance(training, rollout.consumed, figures, samples, step_load(tallies))
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)
-    parts.engine.close()
+    whole.engine.close()
     finish(training)

@@ -4,7 +4,7 @@ Axes: P prompts of a step, G completions of a prompt.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,11 @@ class Parts:
     learner: Learner
     training: Training
     mtp: MtpSettings | None
+
+    def at(self, step: int) -> "Parts":
+        """The same with the settings of a step."""
+        stage = self.stage.at(step)
+        return replace(self, stage=stage, source=replace(self.source, stage=stage))
 
     def micro_batches(self, minibatch: Sequence[Trajectory]) -> list[Batch]:
         """The micro-batches of a minibatch."""
