@@ -190,6 +190,7 @@ def _stage(options: argparse.Namespace, seed: int) -> tuple[str, Any, Any]:
             "several updates a step": updates > 1,
             "no evaluation": stage.evaluation is None,
             "a curriculum": stage.curriculum is not None or stage.dynamic_sampling is not None,
+            "a schedule": bool(stage.temperature_schedule or stage.length_schedule),
             "a mixture of problems": stage.problems.sources is not None,
             "a model made from scratch": recipe.model.path is None,
             "LoRA": recipe.model.lora is not None,
