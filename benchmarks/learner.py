@@ -123,8 +123,8 @@ def take(stage: Path, step: int, tokenizer_path: str, out: Path) -> None:
         end = [] if row["finish"] == "length" else [tokenizer.eos_token_id]
         group["completions"].append([*tokenizer(row["completion"], add_special_tokens=False).input_ids, *end])
         group["advantages"].append(row["advantage"])
-    if not groups:
-        sys.exit(f"{stage / 'samples.jsonl'}: no samples of step {step}")
+    if not any(any(group["advantages"]) for group in groups.values()):
+        sys.exit(f"{stage / 'samples.jsonl'}: step {step} has no samples with signal")
     longest = max(len(ids) for group in groups.values() for ids in group["completions"])
     prompt = max(len(group["prompt"]) for group in groups.values())
     out.write_text(json.dumps({"prompt": prompt, "new": longest, "groups": list(groups.values())}))
@@ -205,7 +205,7 @@ def run_ours(model_path: str, rollouts: dict[str, Any], settings: argparse.Names
             TokenSequence(tuple(g["prompt"]), tuple(ids)), (0.0,) * len(ids), (), advantage, 1 / (count * len(ids))
         )
         for g in rollouts["groups"]
-        if any(g["advantages"])  # the others are left out, as grpo-train does
+        if settings.beta or any(g["advantages"])  # without a penalty the others are left out, as grpo-train does
         for ids, advantage in zip(g["completions"], g["advantages"], strict=True)
     ]
     device = torch.device(settings.device)
@@ -298,13 +298,15 @@ def run_trl(model_path: str, rollouts: dict[str, Any], settings: argparse.Namesp
 def _padded(rollouts: dict[str, Any]) -> dict[str, Any]:
     """The rollouts as TRL holds them: every prompt once a completion, completions padded to the longest."""
     rows = [(group["prompt"], ids) for group in rollouts["groups"] for ids in group["completions"]]
-    prompts = torch.tensor([prompt for prompt, _ in rows])
+    given = [torch.tensor(prompt) for prompt, _ in rows]
+    prompts = nn.utils.rnn.pad_sequence(given, batch_first=True, padding_side="left")
+    seen = nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in given], batch_first=True, padding_side="left")
     completions = nn.utils.rnn.pad_sequence([torch.tensor(ids) for _, ids in rows], batch_first=True)
     lengths = torch.tensor([len(ids) for _, ids in rows])
     mask = (torch.arange(completions.shape[1]) < lengths[:, None]).long()
     return {
         "prompt_ids": prompts,
-        "prompt_mask": torch.ones_like(prompts),
+        "prompt_mask": seen,
         "completion_ids": completions,
         "completion_mask": mask,
         "advantages": torch.tensor([a for group in rollouts["groups"] for a in group["advantages"]]),
@@ -417,7 +419,8 @@ def _said(run: dict[str, Any]) -> str:
 def model_flops(model_path: str, rollouts: dict[str, Any], with_reference: bool) -> float:
     """Multiplications and additions that an update needs: each prompt once, 2 a weight and token forward, 4 backward.
 
-    Logits of completion tokens alone, causal attention without what it masks, nothing for computing anything twice.
+    Logits of completion tokens alone, causal attention without what it masks, nothing for computing anything twice, nor
+    for groups without signal. What else sequences have in common is counted each time.
     """
     config = json.loads((Path(model_path) / "config.json").read_text())
     hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
@@ -425,6 +428,8 @@ def model_flops(model_path: str, rollouts: dict[str, Any], with_reference: bool)
     weights = layers * hidden * (2 * hidden + 2 * hidden * shared // heads + 3 * config["intermediate_size"])
     forward = 0.0
     for group in rollouts["groups"]:
+        if not (with_reference or any(group["advantages"])):
+            continue
         prompt, lengths = len(group["prompt"]), [len(ids) for ids in group["completions"]]
         tokens = prompt + sum(n - 1 for n in lengths)
         seen = prompt * (prompt + 1) / 2 + sum((n - 1) * (prompt + n / 2) for n in lengths)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from grpo.engine_settings import EngineSettings
 from grpo.problem_settings import ProblemSettings
 from grpo.reward_settings import RewardSettings, check_gates, check_reward_name, check_source_rewards
-from grpo.settings import Count, Number, Positive
+from grpo.settings import Count, Number, Temperature
 from grpo.stage_settings import NamedStage
 
 
@@ -28,7 +28,7 @@ class EvaluateStage(NamedStage, EngineSettings):
     samples: Annotated[int, Field(ge=0)] = Field(8, description="samples a problem for pass@k; 0: greedy only")
     k: list[Count] = Field([1, 4, 8], min_length=1)
     cons: list[Count] = Field([], description="k of cons@k: how often the majority of k samples is right")
-    temperature: Positive = 0.6
+    temperature: Temperature = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = 256
     stop: list[str] = Field([])

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-BFLOAT16 = ("avx512_bf16", "avx_ne_convert", "amx_bf16", "bf16")
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Linux's names of instructions that multiply bfloat16: Intel's and AMD's, and ARM's."""
 
 

@@ -8,7 +8,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.problem_settings import ProblemSettings
 from grpo.rejection_settings import DuplicateSettings, LayoutSettings, ReadableSettings
 from grpo.reward_settings import RewardSettings, check_gates, check_reward_name, check_source_rewards
-from grpo.settings import Count, Number, Positive, Settings, Share
+from grpo.settings import Count, Number, Positive, Settings, Share, Temperature
 from grpo.stage_settings import StartingStage
 
 
@@ -49,7 +49,7 @@ class RejectionStage(StartingStage, EngineSettings):
     samples: Count = Field(16, description="samples a problem; the R1 paper says several")
     limit: Count | None = Field(None, description="problems at most")
     max_per_problem: Count = Field(4, description="samples kept of a problem, the first ones")
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Count = 256
     stop: list[str] = Field([])

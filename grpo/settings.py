@@ -17,7 +17,7 @@ def _number_from_text(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number_from_text), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
-Temperature = Annotated[Number, Field(gt=0, le=2)]  # vLLM samples at 2 at most
+Temperature = Annotated[Number, Field(ge=0.01, le=2)]  # where vLLM samples at what it is told
 NonNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -108,7 +108,7 @@ def engine_dtype(settings: EngineSettings, policy: Policy, work: Work) -> Litera
 
 
 def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
-    """The check of every push of weights, at the temperature of the stage.
+    """The check of every push of weights, at the temperature that the stage begins with.
 
     Raises:
         UserError: the check's tokens fill the model's positions.

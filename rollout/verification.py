@@ -1,7 +1,7 @@
 """Whether an engine samples with the weights it was given: it continues fixed prompts, the learner judges every token.
 
 The continuation is sampled as a rollout is, so the check covers all that a rollout relies on: the weights, the cache of
-earlier prompts, the architecture's options, and probabilities at the sampling temperature.
+earlier prompts, the architecture's options, and probabilities at a temperature, the one that sampling begins with.
 
 Axes: N tokens of all continuations.
 """

@@ -88,6 +88,19 @@ def test_what_is_cut_less_and_less_is_left_to_heal() -> None:
     assert rounds.findings == []
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [([], ["entropy explosion"]), ([{"step": 11, "temperature": 2.0}], [])]
+)
+def test_a_scheduled_temperature_is_no_explosion_of_entropy(
+    schedule: list[dict[str, float]], expected: list[str]
+) -> None:
+    """0.6 nats a token for ten steps, and 1.3 from the eleventh on."""
+    rounds = Rounds("01-grpo", 0, stage(temperature_schedule=schedule))
+    for step in range(1, 26):
+        rounds.after(step, {"entropy": (0.6 if step < 11 else 1.3) + 0.001 * (step % 2), "reward/accuracy": 0.1})
+    assert [found.name for found in rounds.findings] == expected
+
+
 def test_a_resumed_process_says_again_what_is_still_there() -> None:
     rounds = Rounds("01-grpo", 0, stage())
     for step in range(1, 8):

@@ -1,7 +1,9 @@
 """How the policy moves: its entropy, its distance from the reference, from the sampler, and what the clip does."""
 
+from bisect import bisect_left
 from statistics import fmean, median
 
+from grpo.curriculum_settings import begun
 from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
@@ -124,15 +126,22 @@ def clipping_saturated(chart: Chart) -> Finding | None:
 
 
 def _entropy(chart: Chart) -> tuple[list[float], list[float], int] | None:
-    """Entropy in the first steps and in the newest ones that measured it, and since when.
+    """Entropy in the first steps at the temperature in force, and in the newest ones that measured it, and since when.
 
-    Steps without signal do not measure it, and a policy without entropy has many of them.
+    It is that of sampling, so another temperature is another entropy. Steps without signal do not measure it, and a
+    policy without entropy has many of them.
     """
-    before, points = chart.first("entropy"), chart.all("entropy")
-    later = points[max(ENOUGH, len(points) - WINDOW) :]
+    points = chart.all("entropy")
+    start = bisect_left(points, (_temperature_since(chart), 0.0))
+    later = points[max(start + ENOUGH, len(points) - WINDOW) :]
     if len(later) < ENOUGH or not chart.recent("entropy"):
         return None
-    return values(before), values(later), later[0][0]
+    return values(points[start : start + ENOUGH]), values(later), later[0][0]
+
+
+def _temperature_since(chart: Chart) -> int:
+    entry = begun(chart.stage.temperature_schedule, chart.step) if isinstance(chart.stage, GrpoStage) else None
+    return 0 if entry is None else entry.step
 
 
 def _is_good(chart: Chart) -> bool:

@@ -32,7 +32,7 @@ SIGNAL = Spec(
     "share",
     main=True,
 )
-ENTROPY = Spec("Entropy", {"entropy": "entropy"}, "Of the policy, nats a token.")
+ENTROPY = Spec("Entropy", {"entropy": "entropy"}, "Of the policy at the temperature of sampling, nats a token.")
 TEMPERATURE = Spec("Temperature of sampling", {"temperature": "temperature"})
 KL = Spec("KL to the reference", {"kl": "KL"}, "Nats a token.")
 MISMATCH = Spec(
