@@ -43,10 +43,18 @@ def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
     hidden_RD, index_N = final_hidden(model, tokens)
+    return scores_at(model, hidden_RD, index_N, tokens.target_ids_N, temperature)
+
+
+def scores_at(
+    model: nn.Module, hidden_RD: Tensor, index_N: Tensor, target_ids_N: Tensor, temperature: float
+) -> TokenScores:
+    """The targets' scores from the rows that predict them, each pair of a row and a target once."""
+    rows = len(hidden_RD)
     if hidden_RD.device.type != "cpu":  # a GPU would be waited for, to know how many differ
-        return hidden_scores(model, take(hidden_RD, index_N), tokens.target_ids_N, temperature)
-    asked_U, place_N = (tokens.target_ids_N * len(hidden_RD) + index_N).unique(return_inverse=True)
-    scores = hidden_scores(model, take(hidden_RD, asked_U % len(hidden_RD)), asked_U // len(hidden_RD), temperature)
+        return hidden_scores(model, take(hidden_RD, index_N), target_ids_N, temperature)
+    asked_U, place_N = (target_ids_N * rows + index_N).unique(return_inverse=True)
+    scores = hidden_scores(model, take(hidden_RD, asked_U % rows), asked_U // rows, temperature)
     return TokenScores(*(score_U.index_select(0, place_N) for score_U in scores))
 
 

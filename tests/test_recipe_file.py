@@ -99,7 +99,7 @@ MISTAKES = {
     "stages.1.lr=.nan": "r.yaml: stages[1].lr must be a finite number, got nan",
     "stages.1.loss.clip_low=-1": "r.yaml: stages[1].loss.clip_low must be at least 0, got -1",
     "stages.1.rollout.temperature=0": (
-        "r.yaml: stages[1].rollout.temperature must be greater than 0, got 0: the learner's logprobs use it too"
+        "r.yaml: stages[1].rollout.temperature must be at least 0.01, got 0: the learner's logprobs use it too"
     ),
     "stages=[]": "r.yaml: stages must be a list of at least 1, got []",
     "stages.2.k=[]": "r.yaml: stages[2].k must be a list of at least 1, got []",
