@@ -43,17 +43,10 @@ def target_scores(model: nn.Module, tokens: PackedTokens, temperature: float = 1
         hidden_NV = _own_logits(base, tokens)
         return module_scores(hidden_NV, nn.Identity(), tokens.target_ids_N, LogitRules(temperature=temperature))
     hidden_RD, index_N = final_hidden(model, tokens)
-    return scores_at(model, hidden_RD, index_N, tokens.target_ids_N, temperature)
-
-
-def scores_at(
-    model: nn.Module, hidden_RD: Tensor, index_N: Tensor, target_ids_N: Tensor, temperature: float
-) -> TokenScores:
-    """The targets' scores from the rows that predict them, each pair of a row and a target once."""
+    if not _folds(base, hidden_RD.device):
+        return hidden_scores(model, take(hidden_RD, index_N), tokens.target_ids_N, temperature)
     rows = len(hidden_RD)
-    if hidden_RD.device.type != "cpu":  # a GPU would be waited for, to know how many differ
-        return hidden_scores(model, take(hidden_RD, index_N), target_ids_N, temperature)
-    asked_U, place_N = (target_ids_N * rows + index_N).unique(return_inverse=True)
+    asked_U, place_N = (tokens.target_ids_N * rows + index_N).unique(return_inverse=True)
     scores = hidden_scores(model, take(hidden_RD, asked_U % rows), asked_U // rows, temperature)
     return TokenScores(*(score_U.index_select(0, place_N) for score_U in scores))
 
@@ -131,7 +124,7 @@ def _inputs(base: PreTrainedModel, tokens: PackedTokens) -> tuple[dict[str, Any]
 
 
 def _folds(base: PreTrainedModel, device: torch.device) -> bool:
-    """Whether common beginnings are computed once.
+    """Whether common beginnings, and a row's logits for equal targets, are computed once.
 
     A GPU's kernel knows shared prompts alone, experts are counted and replayed a packed token, and a layer of
     multi-token prediction reads every packed token's state.

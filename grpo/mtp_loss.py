@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from grpo.forward import (
-    OWN_LOGITS,
-    final_hidden,
-    hidden_scores,
-    logit_rules,
-    packed_inputs,
-    packs,
-    scores_at,
-    target_scores,
-)
+from grpo.forward import OWN_LOGITS, final_hidden, hidden_scores, logit_rules, packed_inputs, packs, target_scores
 from grpo.kernels.head_logprobs import TokenScores, head_scores, module_scores
 from grpo.kernels.layout import Layout
 from grpo.kernels.rows import take
@@ -87,7 +78,7 @@ def scores_with_mtp(
     if term is None or term.weight == 0:
         return target_scores(model, tokens, temperature), None, Tally()
     hidden_TD, index_N = final_hidden(model, tokens)
-    scores = scores_at(model, hidden_TD, index_N, tokens.target_ids_N, temperature)
+    scores = hidden_scores(model, take(hidden_TD, index_N), tokens.target_ids_N, temperature)
     shifted = shift(tokens)
     logprobs_K = predicted_logprobs(model, hidden_TD, tokens, shifted, temperature, term.detached)
     loss_N = torch.zeros_like(scores.logprobs_N).index_put((shifted.target_K,), -term.weight * logprobs_K)
