@@ -108,16 +108,10 @@ class GrpoStage(TrainingSettings):
         return self
 
     def at(self, step: int) -> Self:
-        """The settings with the temperature of a step, which count from 1: what samples and learns there uses them."""
-        entry = begun(self.temperature_schedule, step)
-        if entry is None:
-            return self
-        return self.model_copy(update={"rollout": self.rollout.model_copy(update={"temperature": entry.temperature})})
-
-    def max_new_tokens(self, step: int) -> int:
-        """The longest completion of a step, which count from 1."""
-        entry = begun(self.length_schedule, step)
-        return self.rollout.max_new_tokens if entry is None else entry.max_new_tokens
+        """The settings of a step, which count from 1: what samples and learns there has the schedules' `rollout`."""
+        entries = (begun(self.length_schedule, step), begun(self.temperature_schedule, step))
+        scheduled = {name: value for entry in entries if entry for name, value in entry if name != "step"}
+        return self.model_copy(update={"rollout": self.rollout.model_copy(update=scheduled)})
 
     @property
     def longest_completion(self) -> int:

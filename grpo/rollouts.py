@@ -76,7 +76,7 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
     figures = clock.figures() | _figures(everything, kept, clock.seconds("rollout"))
     if stage.length_schedule:
-        figures["completion/limit"] = float(stage.max_new_tokens(step))
+        figures["completion/limit"] = float(stage.rollout.max_new_tokens)
     if stage.temperature_schedule:
         figures["temperature"] = stage.rollout.temperature
     rollout = Rollout(step, len(everything), kept, figures, change)
@@ -89,7 +89,7 @@ def _one_round(
     source: RolloutSource, place: tuple[int, int], problems: Sequence[Problem], clock: Clock
 ) -> Sequence[ScoredGroup]:
     stage, task = source.stage, source.task
-    sampling = Sampling(stage.rollout.temperature, stage.max_new_tokens(place[0]), stop=tuple(stage.rollout.stop))
+    sampling = Sampling(stage.rollout.temperature, stage.rollout.max_new_tokens, stop=tuple(stage.rollout.stop))
     with clock("rollout"):
         groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
     with clock("reward"):

@@ -31,7 +31,7 @@ def truncation(chart: Chart) -> Finding | None:
     heals = fmean(shares[half:]) < fmean(shares[:half]) / 2
     if heals or least_share(fmean(shares), groups) <= CUT:
         return None
-    limit = stage.max_new_tokens(chart.step)
+    limit = stage.at(chart.step).rollout.max_new_tokens
     evidence = f"{fmean(shares):.0%} of the completions of {groups} groups were cut at {limit} tokens"
     return finding(chart, "truncation", points[0][0], evidence, (_limit_key(stage, chart.step), 2 * limit))
 

@@ -171,7 +171,7 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
     clock = Clock()
     with clock("evaluate"):
         rollout = stage.rollout
-        limit = stage.max_new_tokens(max(step, 1))
+        limit = stage.at(max(step, 1)).rollout.max_new_tokens
         scored = greedy(parts.task, parts.engine, parts.run, problems, limit, rollout.stop)
     measured = greedy_figures(scored, settings.accuracy) | accuracy_of_sources(scored, settings.accuracy)
     if "accuracy" not in measured:
