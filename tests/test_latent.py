@@ -131,6 +131,15 @@ def test_latents_have_mean_square_one_and_in_full_number_lose_nothing() -> None:
     torch.testing.assert_close(up_HVR[:, SIZE:] @ latent.down_RD, values_HCD)
 
 
+def test_what_is_within_rounding_of_a_latent_is_not_believed() -> None:
+    """Latent 1 gives the one value 1. Latent 2, of mean square 1e-14, would give another 0.1 of it."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    latent = Latent(one, one, one[0], torch.ones(2, 1, dtype=torch.float64), one, one, one)
+    squared_RR = torch.tensor([[1, 0], [0, 1e-14]], dtype=torch.float64)
+    up_HVR = up_projection(latent, torch.tensor([[1, 1e-15]], dtype=torch.float64), squared_RR)
+    torch.testing.assert_close(up_HVR[0, 1], torch.tensor([1, 0], dtype=torch.float64), rtol=0, atol=0.01)
+
+
 def test_more_rank_never_loses_more() -> None:
     layer, seen = layer_of(2), seen_at(1, 1, 1)
     errors = []

@@ -187,8 +187,7 @@ def latents(layer: Attention, still_HCD: Tensor, rest_KCD: Tensor, seen: Moments
 
 def steady_latent(seen: Moments, others: int) -> Tensor:
     """What makes (D,) of the input a number as constant as can be: least squares, weighed by attention."""
-    ridge = SMALLEST**2 * seen.attended_DD.diagonal().mean() * torch.eye(len(seen.mean_D), dtype=torch.float64)
-    return torch.linalg.solve(seen.attended_DD + ridge, seen.mean_D) * (STEADY * others) ** 0.5
+    return _least_squares(seen.attended_DD, seen.mean_D[:, None])[:, 0] * (STEADY * others) ** 0.5
 
 
 def _importance(layer: Attention, still_HCD: Tensor, seen: Moments) -> tuple[Tensor, Tensor]:
@@ -203,6 +202,12 @@ def _importance(layer: Attention, still_HCD: Tensor, seen: Moments) -> tuple[Ten
     logit_HCC = still_HCD @ seen.query_DD @ still_HCD.mT / still_HCD.shape[1]
     by_key = (-1, layer.group)
     return (logit_HCC * worth_H[:, None, None]).unflatten(0, by_key).sum(1), worth_HCC.unflatten(0, by_key).sum(1)
+
+
+def _least_squares(moments_XX: Tensor, crossed_XY: Tensor) -> Tensor:
+    """The map (X, Y) from X to Y by their moments. What is within rounding of X was not seen, and counts for nothing."""
+    ridge_XX = SMALLEST**2 * moments_XX.diagonal().mean() * torch.eye(len(moments_XX), dtype=torch.float64)
+    return torch.linalg.solve(moments_XX + ridge_XX, crossed_XY)
 
 
 def _roots(forms_HCC: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,7 +231,7 @@ def up_projection(latent: Latent, crossed_DR: Tensor, squared_RR: Tensor) -> Ten
 
     `crossed_DR` and `squared_RR` are the moments of input and latents, and of latents.
     """
-    solve_DR = torch.linalg.lstsq(squared_RR, crossed_DR.mT).solution.mT
+    solve_DR = _least_squares(squared_RR, crossed_DR.mT).mT
     rest_KCR, value_KCR = latent.rest_KCD @ solve_DR, latent.value_KCD @ solve_DR
     group = len(latent.chosen_HNC) // len(rest_KCR)
     key_HNR = latent.chosen_HNC @ rest_KCR.repeat_interleave(group, 0)
