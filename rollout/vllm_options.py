@@ -18,6 +18,9 @@ CPU_BLOCK = 32
 """Tokens of a cache block on a CPU, the smallest that its kernels take: whole blocks of a prompt are shared by its
 completions."""
 
+CPU_STEP_TOKENS = 4096
+"""Tokens that vLLM computes at once on a CPU, of prompts and completions; its own default, and enough for its products."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -55,6 +58,7 @@ def vllm_options(
         "seed": 0,
         "trust_remote_code": load.trust_remote_code,
         **_memory(settings, config, dtype, load, cpu),
+        **(_whole_prompts(config, load) if cpu else {}),
         **(family.arguments if eager else {}),
     }
     if settings.servers is not None:
@@ -154,6 +158,15 @@ def _memory(settings: EngineSettings, config: Any, dtype: str, load: Load, on_cp
     # Never less than one whole sequence, which vLLM asks for.
     size = gigabytes * 1e9 if gigabytes is not None else max(wanted, 2 * one)
     return {"kv_cache_memory_bytes": int(size), "block_size": CPU_BLOCK}
+
+
+def _whole_prompts(config: Any, load: Load) -> Mapping[str, Any]:
+    """Let a prompt wait for a step that has room for all of it. vLLM cuts prompts, and stops at a cut one with a seed:
+    a CPU's generator can't be turned back by the number that it drew for nothing."""
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, _model_length(config, load)),
+    }
 
 
 def _environment(on_cpu: bool) -> dict[str, str]:

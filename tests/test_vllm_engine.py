@@ -133,6 +133,19 @@ def test_the_same_seed_gives_the_same_completion_and_weights_have_a_version(llam
     assert all(len(c.token_ids) == len(c.sampler_logprobs) for c in completions)
 
 
+def test_more_prompts_than_a_step_takes_are_answered_as_few_are(policy_of: MakePolicy) -> None:
+    """100 prompts of 60 tokens are 6,000, and vLLM takes 4,096 at once: it would cut one, and stop at its seed."""
+    policy = policy_of("llama", LLAMA)
+    engine, push = start(policy, SETTINGS.model_copy(update={"max_concurrent": 128}))
+    push(policy.model, 1)
+    requests = [SampleRequest((70 + i, *range(65, 124)), (i,)) for i in range(100)]
+    sampling = Sampling(temperature=0.7, max_new_tokens=4)
+    together, apart = (logprobs(engine, part, sampling) for part in (requests, requests[60:70]))
+    engine.close()
+    assert len(together) == 100
+    assert [c.token_ids for c in together[60:70]] == [c.token_ids for c in apart]
+
+
 def test_greedy_tokens_and_probabilities_are_those_of_transformers(llama: tuple[Policy, VllmEngine]) -> None:
     policy, engine = llama
     fresh_push(policy, engine)
