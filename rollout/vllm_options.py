@@ -19,7 +19,7 @@ CPU_BLOCK = 32
 completions."""
 
 CPU_STEP_TOKENS = 4096
-"""Tokens that vLLM computes at once on a CPU, of prompts and completions; its own default, and enough for its products."""
+"""Tokens of prompts and completions that vLLM computes at once on a CPU, by its own default."""
 
 
 @dataclass(frozen=True)

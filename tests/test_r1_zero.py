@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import reasoning_gym
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.cli import train
@@ -62,6 +63,18 @@ def test_the_recipes_say_what_they_would_do(name: str, model_path: Path, capsys:
 def test_only_a_right_answer_in_form_is_right(completion: str, reward: float) -> None:
     right_in_form = load_object(f"{ROOT / 'examples' / 'right_in_form.py'}:right_in_form")
     assert right_in_form(completion, "7") == reward
+
+
+def test_sums_that_go_below_zero_ask_and_answer_as_chain_sum_does() -> None:
+    """So what is held out of chain_sum is held out of them: the split goes by the question's words."""
+    negative = load_object(f"{ROOT / 'examples' / 'negative_sums.py'}:negative_sums")
+    rows = {row["prompt"]: row["answer"] for row in negative()}
+    assert len(rows) == 45 + 900
+    terms = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+    asked = {e["question"]: e["answer"] for e in reasoning_gym.create_dataset("chain_sum", size=2000, seed=1, **terms)}
+    both = rows.keys() & asked.keys()
+    assert len(both) > 200
+    assert {prompt: rows[prompt] for prompt in both} == {prompt: asked[prompt] for prompt in both}
 
 
 # --- the clock beside TRL ---------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def _importance(layer: Attention, still_HCD: Tensor, seen: Moments) -> tuple[Ten
 
 
 def _least_squares(moments_XX: Tensor, crossed_XY: Tensor) -> Tensor:
-    """The map (X, Y) from X to Y by their moments. What is within rounding of X was not seen, and counts for nothing."""
+    """The map (X, Y) from X to Y by their moments. What is within rounding of X counts for nothing."""
     ridge_XX = SMALLEST**2 * moments_XX.diagonal().mean() * torch.eye(len(moments_XX), dtype=torch.float64)
     return torch.linalg.solve(moments_XX + ridge_XX, crossed_XY)
 

@@ -1,0 +1,21 @@
+"""Problems of your own from a Python function: sums that go below zero on the way, such as 3 - 8 + 4.
+
+A recipe names it `negative_sums.py:negative_sums`. Questions read as those of reasoning-gym's chain_sum do, and a
+question's words decide whether it is held out: what is there, is here.
+"""
+
+from collections.abc import Iterator
+
+
+def negative_sums(digits: int = 10) -> Iterator[dict[str, str]]:
+    """Yield `a - b` and `a - b + c` or `a - b - c` with a < b, all numbers below `digits`: 45 + 900 of one digit."""
+    for a in range(digits):
+        for b in range(a + 1, digits):
+            yield _problem(f"{a} - {b}", a - b)
+            for c in range(digits):
+                yield _problem(f"{a} - {b} + {c}", a - b + c)
+                yield _problem(f"{a} - {b} - {c}", a - b - c)
+
+
+def _problem(terms: str, total: int) -> dict[str, str]:
+    return {"prompt": f"State the final answer to the following arithmetic problem: {terms} =", "answer": str(total)}
