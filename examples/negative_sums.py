@@ -7,12 +7,12 @@ question's words decide whether it is held out: what is there, is here.
 from collections.abc import Iterator
 
 
-def negative_sums(digits: int = 10) -> Iterator[dict[str, str]]:
-    """Yield `a - b` and `a - b + c` or `a - b - c` with a < b, all numbers below `digits`: 45 + 900 of one digit."""
-    for a in range(digits):
-        for b in range(a + 1, digits):
+def negative_sums(below: int = 10) -> Iterator[dict[str, str]]:
+    """Yield `a - b` and `a - b + c` or `a - b - c` with a < b, of numbers `below` one: 45 + 900 below 10."""
+    for a in range(below):
+        for b in range(a + 1, below):
             yield _problem(f"{a} - {b}", a - b)
-            for c in range(digits):
+            for c in range(below):
                 yield _problem(f"{a} - {b} + {c}", a - b + c)
                 yield _problem(f"{a} - {b} - {c}", a - b - c)
 

@@ -58,7 +58,7 @@ def vllm_options(
         "seed": 0,
         "trust_remote_code": load.trust_remote_code,
         **_memory(settings, config, dtype, load, cpu),
-        **(_whole_prompts(config, load) if cpu else {}),
+        **(_whole_prompts(settings, config, load) if cpu else {}),
         **(family.arguments if eager else {}),
     }
     if settings.servers is not None:
@@ -160,12 +160,15 @@ def _memory(settings: EngineSettings, config: Any, dtype: str, load: Load, on_cp
     return {"kv_cache_memory_bytes": int(size), "block_size": CPU_BLOCK}
 
 
-def _whole_prompts(config: Any, load: Load) -> Mapping[str, Any]:
-    """Let a prompt wait for a step that has room for all of it. vLLM cuts prompts, and stops at a cut one with a seed:
-    a CPU's generator can't be turned back by the number that it drew for nothing."""
+def _whole_prompts(settings: EngineSettings, config: Any, load: Load) -> Mapping[str, Any]:
+    """Let a prompt wait for a step that has room for all of it.
+
+    vLLM would cut it, and stops at a cut one with a seed: a CPU's generator can't be turned back by the number that it
+    drew for nothing.
+    """
     return {
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(CPU_STEP_TOKENS, _model_length(config, load)),
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, settings.max_concurrent, _model_length(config, load)),
     }
 
 
