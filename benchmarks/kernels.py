@@ -59,7 +59,7 @@ def both_ways(work: Callable[[], Tensor], inputs: Iterable[Tensor]) -> Callable[
 
 
 def groups_of(count: int, prompt: int, new: int) -> list[PackedGroup]:
-    """As `learner.py draw` draws them: eight completions of log-normal length each."""
+    """As `learner_rollouts.py draw` draws them: eight completions of log-normal length each."""
     generator = torch.Generator().manual_seed(0)
     lengths = (0.4 * new * torch.exp(0.6 * torch.randn(count, 8, generator=generator))).round().clamp(8, new).int()
     return [PackedGroup(prompt, tuple(row)) for row in lengths.tolist()]
