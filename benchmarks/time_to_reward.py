@@ -2,16 +2,20 @@
 
     python benchmarks/time_to_reward.py benchmarks/time_to_reward.yaml --seeds 0 1 2 --minutes 30 --out runs/trl
 
-Both train the model of the recipe's first grpo stage, on its problems, prompts, rewards, group size, loss, learning
-rate and seed, one process each, TRL first. TRL samples with transformers' generate, as it does without a GPU; this
-toolkit as the recipe says. The clock is a wall clock from the start of the process, imports and the engine's start
-included; only the held-out evaluations, which neither needs to train, stop it. The reward is a mean over the last
-`--window` steps. A line a step is in `OUT/<who>-<seed>.jsonl`; what is there is not measured again, and `--report`
-draws what there is.
+Both train the model of the recipe's first grpo stage on its problems in the same order, with its prompts, rewards,
+group size, loss, learning rate and seed, one process each, TRL first. TRL samples with transformers' generate, since
+its vLLM does not run on this CPU build (`--trl use_vllm=true` shows where it stops); this toolkit as the recipe says.
+`--trl` changes any other setting of TRL's, and its process keeps freed memory, as this toolkit's does.
+
+The clock is a wall clock from the start of the process, imports and the engine's start included; held-out evaluations,
+which neither needs to train, and the check that both read the same tokens stop it. The reward is a mean over the last
+`--window` steps, and of both sides the time counts when it first was as high as TRL's is in the end. A line a step is
+in `OUT/<who>-<seed>.jsonl`; what is there is not measured again, and `--report` draws what there is.
 """
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -20,8 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 BEGAN = time.time()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -84,11 +91,14 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from grpo.data import load_problems
+    from grpo.allocator import keep_freed_memory
+    from grpo.data import draw, load_problems
     from grpo.rewards.registry import load_rewards
     from grpo.rewards.score import score
+    from grpo.rollout.stopping import decode
     from grpo.types import Completion, Group
 
+    keep_freed_memory()
     recipe, stage = _stage(options, seed)[1:]
     tokenizer = AutoTokenizer.from_pretrained(recipe.model.path)
     model = AutoModelForCausalLM.from_pretrained(recipe.model.path, dtype=getattr(torch, recipe.model.dtype))
@@ -96,9 +106,11 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
     by_id = {problem.id: problem for problem in (*problems.train, *problems.held_out)}
     ids_of = problems.prompt_ids
     texts = {id: tokenizer.decode(ids) for id, ids in ids_of.items()}
+    checking = time.time()
     for id, text in texts.items():
         if tuple(tokenizer(text=text)["input_ids"]) != tuple(ids_of[id]):
             sys.exit(f"the prompt of problem {id} is not the same tokens when TRL reads it")
+    checking -= time.time()
 
     def scored(ids: Sequence[str], completions: Sequence[str]) -> list[Any]:
         """The verdicts of the recipe's own rewards."""
@@ -108,13 +120,17 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
         ]
         return [group.scores[0] for group in score(groups, rewards, stage.problems.each[0].template.prefill).groups]
 
-    def total(completions: Sequence[str], problem: Sequence[str], **_: Any) -> list[float | None]:
-        return [verdict.total for verdict in scored(problem, completions)]
+    def total(completion_ids: Sequence[Sequence[int]], problem: Sequence[str], **_: Any) -> list[float | None]:
+        return [verdict.total for verdict in scored(problem, [read_out(ids) for ids in completion_ids])]
+
+    def read_out(ids: Sequence[int]) -> str:
+        """A completion's text before its end as this toolkit reads it, special tokens and all."""
+        return decode(tokenizer, ids[: list(ids).index(end)] if (end := tokenizer.eos_token_id) in ids else ids)
 
     class Watch(TrainerCallback):
         """Writes a line a step, measures held-out accuracy, and stops when the time is over."""
 
-        evaluating = 0.0
+        evaluating = -checking
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "reward" in logs:
@@ -140,7 +156,7 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
                 with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=stage.precision != "fp32"):
                     made = model.generate(**batch, do_sample=False, max_new_tokens=stage.rollout.max_new_tokens)
                 model.train()
-                said = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+                said = [read_out(row) for row in made[:, batch["input_ids"].shape[1] :].tolist()]
                 right += sum(verdict.parts[stage.evaluation.accuracy] == 1 for verdict in scored(ids, said))
             self.evaluating += time.time() - began
             return right / len(asked)
@@ -148,7 +164,8 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     count = stage.prompts_per_step * stage.completions_per_prompt
-    train = Dataset.from_list([{"prompt": texts[one.id], "problem": one.id} for one in problems.train])
+    drawn = draw(problems.train, seed, 0, len(problems.train))
+    train = Dataset.from_list([{"prompt": texts[one.id], "problem": one.id} for one in drawn])
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder, seed=seed, per_device_train_batch_size=options.rows,
@@ -157,11 +174,11 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
             top_p=1.0, top_k=0, loss_type=LOSSES[stage.loss.kind],
             epsilon=stage.loss.clip_low, epsilon_high=stage.loss.clip_high,
             scale_rewards="group" if stage.advantage.kind == "grpo" else "none", beta=stage.kl.beta,
-            learning_rate=stage.lr, lr_scheduler_type="constant_with_warmup", warmup_steps=stage.warmup_steps,
+            learning_rate=stage.lr, lr_scheduler_type="constant",
             adam_beta1=stage.beta1, adam_beta2=stage.beta2, weight_decay=stage.weight_decay,
             max_grad_norm=stage.max_grad_norm, max_steps=1_000_000, bf16=stage.precision != "fp32", use_cpu=True,
             gradient_checkpointing=False, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
-            mask_truncated_completions=stage.mask_truncated,
+            mask_truncated_completions=stage.mask_truncated, shuffle_dataset=False, **_settings(options.trl),
         )  # fmt: skip
         GRPOTrainer(
             model=model,
@@ -173,6 +190,11 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
         ).train()
 
 
+def _settings(said: Sequence[str]) -> dict[str, Any]:
+    """Values of GRPOConfig by name."""
+    return {name: yaml.safe_load(value) for name, _, value in (one.partition("=") for one in said)}
+
+
 def _stage(options: argparse.Namespace, seed: int) -> tuple[str, Any, Any]:
     """The key, the recipe and the settings of the first grpo stage, once it is sure that TRL can do the same."""
     from grpo.recipe_file import load_recipe
@@ -181,13 +203,18 @@ def _stage(options: argparse.Namespace, seed: int) -> tuple[str, Any, Any]:
     place = next(place for place, stage in enumerate(recipe.stages) if stage.kind == "grpo")
     stage = recipe.stages[place]
     updates = stage.minibatches_per_step * stage.epochs_per_step
+    count = stage.prompts_per_step * stage.completions_per_prompt
     wrong = [
         said
         for said, is_so in {
             f"a loss of kind {stage.loss.kind}": stage.loss.kind not in LOSSES,
             f"lr_schedule {stage.lr_schedule}": stage.lr_schedule != "constant",
+            "warmup_steps, which TRL begins at 0": stage.warmup_steps > 0,
+            f"advantages of kind {stage.advantage.kind}": stage.advantage.kind not in ("grpo", "dr_grpo"),
+            "a KL penalty": stage.kl.beta > 0,
             "stop texts": bool(stage.rollout.stop),
             "several updates a step": updates > 1,
+            f"{count} completions a step, {options.rows} at a time": count % options.rows > 0,
             "no evaluation": stage.evaluation is None,
             "a curriculum": stage.curriculum is not None or stage.dynamic_sampling is not None,
             "a schedule": bool(stage.temperature_schedule or stage.length_schedule),
@@ -250,16 +277,26 @@ def report(options: argparse.Namespace) -> None:
         if not ends:
             print(f"seed {seed}: TRL has not made {options.window} steps")
             continue
-        (seconds, reward), hit = ends[-1], reached(ours, ends[-1][1], options.window)
-        found = "not reached" if hit is None else f"reached after {hit:.0f} s, {seconds / hit:.2f} times as fast"
-        print(f"seed {seed}: TRL's reward after {seconds:.0f} s is {reward:.3f}; here {found}")
-        ratios.append(0.0 if hit is None else seconds / hit)
+        seconds, reward = ends[-1]
+        first, hit = reached(trl, reward, options.window) or seconds, reached(ours, reward, options.window)
+        found = "not reached" if hit is None else f"after {hit:.0f} s, {first / hit:.2f} times as fast"
+        print(
+            f"seed {seed}: TRL ends at {seconds:.0f} s with a reward of {reward:.3f}, first reached after {first:.0f} s"
+        )
+        print(f"        here it is reached {found}; a step takes {_pace(ours):.1f} s, TRL's {_pace(trl):.1f} s")
+        ratios.append(0.0 if hit is None else first / hit)
     if ratios:
         print(f"median of {len(ratios)} seeds: {statistics.median(ratios):.2f} times as fast")
-    draw(sides, options.window, options.out / "time_to_reward.svg")
+    plot(sides, options.window, options.out / "time_to_reward.svg")
 
 
-def draw(sides: dict[int, list[list[Row]]], window: int, file: Path) -> None:
+def _pace(rows: Sequence[Row]) -> float:
+    """Median seconds between steps."""
+    ends = [row["seconds"] for row in rows if "reward" in row]
+    return statistics.median(after - before for before, after in pairwise(ends)) if len(ends) > 1 else math.nan
+
+
+def plot(sides: dict[int, list[list[Row]]], window: int, file: Path) -> None:
     """Mean reward and held-out accuracy against minutes, a line a seed."""
     import matplotlib
 
@@ -292,7 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--window", type=int, default=5, help="steps that a mean reward is over")
     parser.add_argument("--every", type=int, default=10, help="steps between held-out evaluations")
     parser.add_argument("--problems", type=int, default=128, help="held-out problems of an evaluation")
-    parser.add_argument("--rows", type=int, default=32, help="completions that TRL learns from at a time")
+    parser.add_argument("--rows", type=int, default=8, help="completions that TRL learns from at a time")
+    parser.add_argument("--trl", action="append", default=[], metavar="NAME=VALUE", help="settings of its GRPOConfig")
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_reward"))
     parser.add_argument("--report", action="store_true", help="measure nothing, report what is there")
     parser.add_argument("--one", choices=["trl"], help=argparse.SUPPRESS)

@@ -81,6 +81,33 @@ def test_a_finding_begins_once_and_is_over_once() -> None:
     assert [bool(one.present) for one in news] == [5 <= s < step or s >= began[1] for s in range(1, 30)]
 
 
+def test_what_was_cut_at_another_limit_is_no_truncation_at_this_one() -> None:
+    """Ten steps are cut at 64 tokens; from step 11 on the limit is 512 and nothing is, or everything is again."""
+    for share, found in ((0.0, []), (1.0, [(1, "stages.0.length_schedule.0.max_new_tokens: 512 -> 1024")])):
+        rounds = Rounds("01-grpo", 0, stage(length_schedule=[{"step": 11, "max_new_tokens": 512}]))
+        for step in range(1, 21):
+            rounds.after(step, cut(1.0 if step < 11 else share))
+            assert share or "cut at 512" not in str(rounds.present)
+        assert [(one.first_step, one.change) for one in rounds.present] == found
+
+
+def test_a_higher_limit_is_no_explosion_of_lengths() -> None:
+    for schedule, found in (([], ["length explosion"]), ([{"step": 11, "max_new_tokens": 2048}], [])):
+        rounds = Rounds("01-grpo", 0, stage(rollout={"max_new_tokens": 1024}, length_schedule=schedule))
+        for step in range(1, 26):
+            rounds.after(step, {"completion/length_mean": 90.0 if step < 11 else 300.0, "reward/accuracy": 0.1})
+        assert [one.name for one in rounds.present] == found
+
+
+def test_what_is_solved_is_solved_from_its_first_step_on() -> None:
+    """Groups have signal for 40 steps and none for 160: the last 160 steps teach nothing."""
+    rounds = Rounds("01-grpo", 0, stage(steps=200))
+    for step in range(1, 201):
+        rounds.after(step, {"groups/zero_std": float(step > 40), "reward/accuracy": 0.5 if step <= 40 else 1.0})
+    (found,) = rounds.present
+    assert (found.name, found.first_step, found.change) == ("solved", 41, "stages.0.steps: 200 -> 41")
+
+
 def test_what_is_cut_less_and_less_is_left_to_heal() -> None:
     rounds = Rounds("01-grpo", 0, stage())
     for step in range(1, 11):
@@ -189,6 +216,44 @@ def test_a_reward_that_times_out_gets_twice_its_own_limit(reward: dict[str, Any]
 
 
 WORDS = "easier problems, or a reward with partial credit"
+
+
+def test_without_accuracy_silent_groups_may_be_right_or_wrong() -> None:
+    told = change("no signal", {"groups/zero_std": 1.0, "reward/mean": 1.0}, rewards=[{"name": "r.py:exact"}])
+    assert told == "problems.path: p.jsonl -> problems that are right at times, or a reward with partial credit"
+
+
+def test_a_penalty_is_raised_where_accuracy_rose_alone() -> None:
+    """A curriculum excuses an accuracy that falls, and does not make it rise."""
+    for last, told in ((0.9, "kl.beta: 0.001 -> 0.01"), (0.1, "lr: 0.001 -> 0.0001")):
+        rounds = Rounds("01-grpo", 0, stage(curriculum={}, kl={"beta": 0.001}))
+        for step in range(1, 21):
+            rounds.after(step, {"kl": 2.0, "reward/accuracy": 0.1 if step < 11 else last})
+        assert [one.change for one in rounds.present] == [f"stages.0.{told}"]
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(0.1, []), (1.0, ["bound by learning"])])
+def test_a_larger_micro_batch_is_asked_for_where_a_step_has_more_than_one(seconds: float, found: list[str]) -> None:
+    """6,400 tokens a second for 0.1 s are 640, and one micro-batch of 4,096 holds them."""
+    rounds = Rounds("01-grpo", 0, stage(tokens_per_micro_batch=4096))
+    figures = {"time/learn": seconds, "time/rollout": 0.001, "tokens/learn_per_s": 6400.0, "grad_norm": 1.0}
+    for step in range(1, 11):
+        rounds.after(step, figures)
+    assert [one.name for one in rounds.present] == found
+
+
+def measured(*accuracies: float) -> list[str]:
+    """What a stage is told whose evaluations, every ten steps, have intervals of +-0.05."""
+    rounds = Rounds("01-grpo", 0, stage(evaluation={}, steps=10 * len(accuracies)))
+    for number, accuracy in enumerate(accuracies):
+        ends = {"evaluation/accuracy_low": accuracy - 0.05, "evaluation/accuracy_high": accuracy + 0.05}
+        rounds.after(10 * number, {"evaluation/accuracy": accuracy, **ends})
+    return [one.name for one in rounds.present]
+
+
+def test_accuracy_that_rose_and_fell_again_is_not_flat() -> None:
+    assert measured(*[0.2] * 9) == ["held-out accuracy flat"]
+    assert measured(0.2, 0.2, 0.6, 0.6, 0.6, 0.6, 0.2, 0.2, 0.2) == []
 
 
 @pytest.mark.parametrize(
@@ -331,6 +396,18 @@ def losses(*values: float) -> Iterator[Finding | None]:
     for step, value in enumerate(values, 1):
         chart.add(step, {"loss": value})
         yield loss_diverging(chart)
+
+
+def test_a_source_that_begins_later_has_a_loss_of_its_own() -> None:
+    """2.0 falls to 0.3; from step 50 on there are other problems, at 1.15."""
+    for sources, found in (({}, True), ({"first_step": 50}, False)):
+        settings = {"kind": "sft", "problems": {"sources": [{"path": "p.jsonl"}, {"path": "q.jsonl", **sources}]}}
+        chart = Chart("01-sft", 0, SftStage.model_validate(settings | {"steps": 99, "lr": 1e-3}))
+        told = []
+        for step in range(1, 80):
+            chart.add(step, {"loss": max(0.3, 2.0 / step) if step < 50 else 1.15})
+            told.append(loss_diverging(chart))
+        assert any(told) == found
 
 
 def test_a_loss_near_0_may_double_and_more() -> None:

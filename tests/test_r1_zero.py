@@ -100,13 +100,15 @@ def test_time_to_reward_is_when_the_mean_of_the_last_steps_is_as_high(clock: Mod
 def test_the_report_says_ratios_and_draws(
     clock: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    trl = {0: steps(100, 0.2, 0.4, 0.6), 1: steps(100, 0.2, 0.8, 0.2, 0.8)}  # 0.5 after 300 seconds, and after 200
     for seed, every in (0, 10), (1, 5):
-        write(tmp_path / f"trl-{seed}.jsonl", steps(100, 0.2, 0.4, 0.6))  # 0.5 after 300 seconds
+        write(tmp_path / f"trl-{seed}.jsonl", trl[seed])
         write(tmp_path / f"ours-{seed}.jsonl", steps(every, 0.0, 0.4, 0.6, 0.9))  # 0.5 at the third step
     clock.main(["-", "--seeds", "0", "1", "--window", "2", "--out", str(tmp_path), "--report"])
     said = capsys.readouterr().out
-    assert "seed 0: TRL's reward after 300 s is 0.500; here reached after 30 s, 10.00 times as fast" in said
-    assert "median of 2 seeds: 15.00 times as fast" in said
+    assert "seed 1: TRL ends after 400 s with a reward of 0.500, which it first had after 200 s" in said
+    assert "here after 30 s, 10.00 times as fast; a step takes 10.0 s, TRL's 100.0 s" in said
+    assert "median of 2 seeds: 11.67 times as fast" in said  # 300 / 30 and 200 / 15
     assert (tmp_path / "time_to_reward.svg").read_text().startswith("<?xml")
 
 

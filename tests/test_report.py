@@ -157,8 +157,14 @@ def test_the_total_stands_beside_accuracy_with_a_preference_and_never_alone() ->
 
 
 def test_no_figure_is_hidden() -> None:
-    rows = [{"step": 1, "loss": 1.0, "sampler/chi2": 0.1, "reward/accuracy": 1.0, "reward/accuracy/error": 0.0}]
-    assert [chart["title"] for chart in other_charts("grpo", {"run": [rows]})] == ["sampler/chi2"]
+    row = {"step": 1, "loss": 1.0, "sampler/chi2": 0.1, "reward/accuracy": 1.0, "reward/accuracy/error": 0.0}
+    row |= {"reward/kind/not_applicable": 3, "reward/accuracy/not_applicable": 0, "watch/fell": 0.1, "watch/noise": 0.2}
+    charts = other_charts("grpo", {"run": [[row]]})
+    assert {chart["title"]: [line["label"] for line in chart["lines"]] for chart in charts} == {
+        "sampler/chi2": ["sampler/chi2"],
+        "Rewards that do not apply": ["kind"],
+        "What is watched for reward hacking": ["fell", "noise"],
+    }
 
 
 def test_the_routers_of_a_policy_share_a_chart() -> None:
@@ -230,8 +236,24 @@ def test_accuracy_is_compared_with_the_same_template(tmp_path: Path) -> None:
     cases = [("base", "training", 0.1), ("base", "native", 0.2), ("1", "training", 0.3), ("1", "native", 0.9)]
     rows = [{"step": s, "model": m, "template": t, "accuracy": a} for s, (m, t, a) in enumerate(cases)]
     write_rows(run / "01-evaluate" / "metrics.jsonl", rows)
-    told = overview(read_run(run), "r")["accuracy"]
+    (told,) = overview(read_run(run), "r")["accuracies"]
     assert (told["first"]["value"], told["last"]["value"], told["names"]) == (0.1, 0.3, ["base", "1"])
+
+
+def test_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
+    """One seed has come to both evaluations, another to the first, and the last to the one inside its training."""
+    stages = {"kind": "grpo"}, {"kind": "evaluate", "name": "easy"}, {"kind": "evaluate", "name": "hard"}
+    for seed in range(3):
+        run = write_recipe(tmp_path / f"r-{seed}", *stages, seed=seed)
+        write_rows(run / "01-grpo" / "metrics.jsonl", [{"step": 0, "evaluation/accuracy": 0.5}])
+        for number, name in list(enumerate(("easy", "hard"), 2))[: 2 - seed]:
+            row = {"step": 1, "model": "base", "accuracy": 0.1 * number}
+            write_rows(run / f"{number:02d}-{name}" / "metrics.jsonl", [row])
+    runs = story([Examined(read_run(tmp_path / f"r-{seed}"), None) for seed in range(3)])["runs"]
+    told = [{one["key"]: one["last"]["value"] for one in run["accuracies"]} for run in runs]
+    assert told == [{"easy": 0.2, "hard": 0.3}, {"easy": 0.2}, {}]
+    (alone,) = story([Examined(read_run(tmp_path / "r-2"), None)])["runs"]
+    assert [one["last"]["value"] for one in alone["accuracies"]] == [0.5]
 
 
 def test_recipes_with_other_stages_are_compared_stage_by_stage(tmp_path: Path) -> None:
@@ -275,6 +297,14 @@ def test_completions_come_in_whole_groups_with_prompts_once(run_folder: Path) ->
     half = pack_samples([read_run(run_folder)], most=150)
     assert (half.count, half.total) == (150, 300)
     assert [group["step"] for group in unpacked(half.text)["groups"]] == [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_a_problem_that_a_step_asks_twice_has_two_groups(tmp_path: Path) -> None:
+    run = write_recipe(tmp_path / "r", {"kind": "grpo", "completions_per_prompt": 2})
+    rows = [{"step": 1, "problem_id": "p", "completion": "c", "total": float(number > 1)} for number in range(4)]
+    write_rows(run / "01-grpo" / "samples.jsonl", rows)
+    groups = unpacked(pack_samples([read_run(run)]).text)["groups"]
+    assert [[sample["total"] for sample in group["samples"]] for group in groups] == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_a_share_of_the_groups_is_spread_evenly() -> None:

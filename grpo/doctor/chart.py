@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -50,15 +51,19 @@ class Chart:
         """Every point of a figure."""
         return self._points.get(name, [])
 
-    def first(self, name: str) -> Points:
-        """The baseline of a figure: its first points."""
-        return self.all(name)[:ENOUGH]
+    def first(self, name: str, since: int = 0) -> Points:
+        """The baseline of a figure: its first points, of the stage or since a step."""
+        start = self.place(name, since)
+        return self.all(name)[start : start + ENOUGH]
 
     def recent(self, name: str, ago: int = 0) -> Points:
         """The points of a figure in the newest window, or in the one that ended `ago` steps ago."""
         end = self.step - ago
-        newest = self.all(name)[-WINDOW - ago :]
-        return [(step, value) for step, value in newest if end - WINDOW < step <= end]
+        return self.all(name)[self.place(name, end - WINDOW + 1) : self.place(name, end + 1)]
+
+    def place(self, name: str, step: int) -> int:
+        """How many points of a figure were before a step."""
+        return bisect_left(self.all(name), step, key=lambda point: point[0])
 
     def total(self, name: str) -> float:
         """The sum of a figure over the stage."""

@@ -2,11 +2,13 @@
 
 from statistics import fmean
 
+from grpo.curriculum_settings import begun
 from grpo.doctor.chart import ENOUGH, Chart, Points, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, least_share, rise
 from grpo.doctor.stage import has_gained, lower_rate
 from grpo.grpo_stage import GrpoStage
+from grpo.training_settings import TrainingSettings
 
 CUT = 0.2
 """Share of cut completions that is too much. A cut one is punished for its length, however sound its reasoning is
@@ -22,8 +24,12 @@ def truncation(chart: Chart) -> Finding | None:
 
     The completions of a group may all be cut together, so that the interval counts groups.
     """
-    stage, points = chart.stage, chart.recent("completion/truncated")
-    if not isinstance(stage, GrpoStage) or len(points) < ENOUGH:
+    stage = chart.stage
+    if not isinstance(stage, GrpoStage):
+        return None
+    since = _limit_since(stage, chart.step)
+    points = [point for point in chart.recent("completion/truncated") if point[0] >= since]
+    if len(points) < ENOUGH:
         return None
     shares = values(points)
     groups = len(shares) * stage.prompts_per_step
@@ -42,7 +48,7 @@ def length_explosion(chart: Chart) -> Finding | None:
     GRPO's mean over a sequence's tokens makes wrong answers cheaper the longer they are (Dr. GRPO, arXiv 2503.20783,
     section 3.1).
     """
-    stage, before, after = chart.stage, values(chart.first(LENGTH)), _since(chart)
+    stage, (before, after) = chart.stage, _lengths(chart)
     if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
         return None
     now = values(after)
@@ -54,7 +60,7 @@ def length_explosion(chart: Chart) -> Finding | None:
 
 def length_collapse(chart: Chart) -> Finding | None:
     """Completions have become half as long, and no more of them are right: reasoning is dropped, not shortened."""
-    stage, before, after = chart.stage, values(chart.first(LENGTH)), _since(chart)
+    stage, (before, after) = chart.stage, _lengths(chart)
     if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
         return None
     now = values(after)
@@ -65,10 +71,11 @@ def length_collapse(chart: Chart) -> Finding | None:
     )
 
 
-def _since(chart: Chart) -> Points:
-    """The newest lengths, without those that the baseline is of."""
-    baseline = chart.first(LENGTH)
-    return [point for point in chart.recent(LENGTH) if point[0] > baseline[-1][0]]
+def _lengths(chart: Chart) -> tuple[list[float], Points]:
+    """Lengths in the first steps at the limit in force, and the newest ones after them: another limit moves them."""
+    baseline = chart.first(LENGTH, since=_limit_since(chart.stage, chart.step))
+    newest = [point for point in chart.recent(LENGTH) if baseline and point[0] > baseline[-1][0]]
+    return values(baseline), newest
 
 
 def _moved(before: list[float], now: list[float]) -> str:
@@ -90,5 +97,12 @@ def _pays(chart: Chart, reward: str, weight: float) -> bool:
 
 
 def _limit_key(stage: GrpoStage, step: int) -> str:
-    begun = [place for place, entry in enumerate(stage.length_schedule) if entry.step <= step]
-    return f"length_schedule.{begun[-1]}.max_new_tokens" if begun else "rollout.max_new_tokens"
+    entry = begun(stage.length_schedule, step)
+    where = "rollout" if entry is None else f"length_schedule.{stage.length_schedule.index(entry)}"
+    return f"{where}.max_new_tokens"
+
+
+def _limit_since(stage: TrainingSettings, step: int) -> int:
+    """The step from which on completions are cut where they are now."""
+    entry = begun(stage.length_schedule, step) if isinstance(stage, GrpoStage) else None
+    return 0 if entry is None else entry.step

@@ -5,7 +5,7 @@ from statistics import fmean, median
 from grpo.doctor.chart import ENOUGH, WINDOW, Chart, Points, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
-from grpo.doctor.stage import lower_rate
+from grpo.doctor.stage import lower_rate, problems_since
 from grpo.grpo_stage import GrpoStage
 
 LOST = 0.2
@@ -30,12 +30,13 @@ def loss_diverging(chart: Chart) -> Finding | None:
     """A supervised loss climbs: it has lost a fifth of what it had gained, or stands above its start.
 
     A loss of policy gradients says nothing by its value, so that stages of reinforcement learning have no such finding.
+    Each new source of problems has a start of its own.
     """
-    points = chart.all("loss")
-    if isinstance(chart.stage, GrpoStage) or len(points) < 2 * ENOUGH:
+    points, first = chart.all("loss"), chart.place("loss", problems_since(chart.stage, chart.step))
+    if isinstance(chart.stage, GrpoStage) or len(points) - first < 2 * ENOUGH:
         return None
-    start, after = points[0][1], values(points[-ENOUGH:])
-    best = min(_earlier(points), key=fmean)
+    start, after = points[first][1], values(points[-ENOUGH:])
+    best = min(_earlier(points, first), key=fmean)
     gained = max(start - fmean(best), 0.0)
     lost_again = fmean(after) - fmean(best) > max(LOST * gained, LOST * fmean(best)) and rise(best, after) > SURE
     above = min(after) > (1 + LOST) * start
@@ -65,10 +66,10 @@ def gradient_spikes(chart: Chart) -> Finding | None:
     return finding(chart, "gradient spikes", leaps[0][0], evidence, ("max_grad_norm", tighter))
 
 
-def _earlier(points: Points) -> list[list[float]]:
+def _earlier(points: Points, first: int) -> list[list[float]]:
     """Windows that ended 1, 2, 4, 8, ... windows ago, and the first: a few of them however long the stage is."""
-    ends, ago = [ENOUGH], ENOUGH
-    while len(points) - ago >= ENOUGH:
+    ends, ago = [first + ENOUGH], ENOUGH
+    while len(points) - ago >= first + ENOUGH:
         ends.append(len(points) - ago)
         ago *= 2
     return [values(points[end - ENOUGH : end]) for end in ends]

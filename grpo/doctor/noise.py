@@ -17,11 +17,6 @@ def least_share(share: float, n: int) -> float:
     return wilson_interval(min(max(share, 0.0), 1.0) * n, n)[0] if n else 0.0
 
 
-def most_share(share: float, n: int) -> float:
-    """The upper end of the same interval."""
-    return wilson_interval(min(max(share, 0.0), 1.0) * n, n)[1] if n else 1.0
-
-
 def rise(before: Sequence[float], after: Sequence[float]) -> float:
     """How many standard errors the mean has risen by (Welch); infinite where neither varies and they differ.
 

@@ -1,13 +1,12 @@
 """How the policy moves: its entropy, its distance from the reference, from the sampler, and what the clip does."""
 
-from bisect import bisect_left
 from statistics import fmean, median
 
 from grpo.curriculum_settings import begun
 from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
-from grpo.doctor.stage import accuracy_reward, has_gained, lower_rate, updates_a_step
+from grpo.doctor.stage import accuracy_reward, has_gained, has_risen, lower_rate, updates_a_step
 from grpo.grpo_stage import GrpoStage
 
 LEFT = 0.1
@@ -20,6 +19,8 @@ GOOD = 0.9
 """Accuracy from which on little entropy is as it should be."""
 TIMES = 2.0
 """How much the first steps' entropy must have grown to be an explosion."""
+NOISY = 1.0
+"""Nats a token from which on entropy may be an explosion: below e choices a token, twice as many are still few."""
 FAR = 1.0
 """Nats a token from the reference: each token is on average e times likelier than there, or less likely. That is no
 tuned model any more but another one."""
@@ -53,7 +54,7 @@ def entropy_collapse(chart: Chart) -> Finding | None:
     reward = accuracy_reward(stage) or "mean"
     evidence = (
         f"entropy fell from {fmean(before):.3g} to {fmean(after):.3g} nats a token, and reward/{reward} "
-        + ("rises no more" if stuck else "has not risen")
+        + ("rises no more" if has_risen(chart) else "has not risen")
         + f" (now {chart.latest(f'reward/{reward}') or 0.0:.2f})"
     )
     clips = updates_a_step(stage) > 1 and stage.loss.kind == "grpo" and stage.loss.clip_high < 0.28
@@ -64,13 +65,13 @@ def entropy_collapse(chart: Chart) -> Finding | None:
 
 
 def entropy_explosion(chart: Chart) -> Finding | None:
-    """Entropy has doubled and grows, and what is right has not risen: the policy turns into noise."""
+    """Entropy has doubled and is large, and what is right has not risen: the policy turns into noise."""
     moved = _entropy(chart)
     stage = chart.stage
     if not isinstance(stage, GrpoStage) or moved is None or has_gained(chart):
         return None
     before, after, first = moved
-    if fmean(after) < TIMES * fmean(before) or rise(before, after) <= SURE or fmean(after) < 1:
+    if fmean(after) < TIMES * fmean(before) or rise(before, after) <= SURE or fmean(after) < NOISY:
         return None
     evidence = f"entropy rose from {fmean(before):.3g} to {fmean(after):.3g} nats a token, and no more is right"
     change = ("entropy.bonus", stage.entropy.bonus / 10) if stage.entropy.bonus else lower_rate(stage)
@@ -84,7 +85,7 @@ def kl_growth(chart: Chart) -> Finding | None:
         return None
     evidence = f"KL to the reference is {median(values(points)):.2g} nats a token (median of {len(points)} steps)"
     # It was worth something, or else it is not the penalty that is too small. DeepSeekMath's beta is 0.04, R1's 0.001.
-    buys = has_gained(chart) and stage.kl.beta < 0.04
+    buys = has_risen(chart) and stage.kl.beta < 0.04
     change = ("kl.beta", min(10 * stage.kl.beta, 0.04)) if buys else lower_rate(stage)
     return finding(chart, "KL growth", points[0][0], evidence, change)
 
@@ -132,7 +133,7 @@ def _entropy(chart: Chart) -> tuple[list[float], list[float], int] | None:
     policy without entropy has many of them.
     """
     points = chart.all("entropy")
-    start = bisect_left(points, (_temperature_since(chart), 0.0))
+    start = chart.place("entropy", _temperature_since(chart))
     later = points[max(start + ENOUGH, len(points) - WINDOW) :]
     if len(later) < ENOUGH or not chart.recent("entropy"):
         return None

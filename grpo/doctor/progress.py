@@ -6,7 +6,7 @@ from statistics import fmean
 from grpo.doctor.chart import Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise, trend
-from grpo.doctor.stage import accuracy_reward, problems_key
+from grpo.doctor.stage import accuracy_reward, problems_key, problems_origin
 from grpo.grpo_stage import GrpoStage, PeriodicEvaluation
 from grpo.watch import THEN, parting, watched_rewards
 
@@ -47,7 +47,7 @@ def held_out_flat(chart: Chart) -> Finding | None:
     (began, before), now = measured[0], fmean(values(measured[-3:]))
     half = (high[0][1] - low[0][1]) / 2
     thinned = values(measured[:: len(measured) // MOST + 1])
-    moved = abs(now - before) > half or abs(trend(thinned)) > TREND
+    moved = abs(now - before) > half or abs(trend(thinned)) > TREND or _had_moved(thinned, before, half)
     if moved or high[-1][1] >= NEARLY_ALL or chart.step < stage.steps / 2:
         return None
     evidence = (
@@ -55,6 +55,12 @@ def held_out_flat(chart: Chart) -> Finding | None:
         f"{len(measured)} evaluations: within its interval (+-{half:.3f}), without a trend"
     )
     return finding(chart, "held-out accuracy flat", began, evidence, _towards_progress(chart, stage, half))
+
+
+def _had_moved(measured: Sequence[float], before: float, half: float) -> bool:
+    """Whether any three evaluations in a row were two half intervals away, 3.4 standard deviations of such a mean."""
+    means = (fmean(measured[end - 3 : end]) for end in range(3, len(measured) + 1))
+    return any(abs(mean - before) > 2 * half for mean in means)
 
 
 def _less_gaming(chart: Chart, stage: GrpoStage, rose: Sequence[str]) -> tuple[str, object]:
@@ -85,4 +91,5 @@ def _towards_progress(chart: Chart, stage: GrpoStage, half: float) -> tuple[str,
     if half > WIDE:
         problems = (stage.evaluation or PeriodicEvaluation()).problems
         return "evaluation.problems", 4 * problems
-    return f"{problems_key(stage)}.size", "more problems"
+    where = problems_origin(stage) if stage.problems.each[0].size is None else "size"
+    return f"{problems_key(stage)}.{where}", "more problems"

@@ -3,6 +3,7 @@
 from grpo.doctor.chart import Chart, values
 from grpo.doctor.noise import SURE, rise
 from grpo.grpo_stage import GrpoStage
+from grpo.sft_stage import SftStage
 from grpo.training_settings import TrainingSettings
 
 
@@ -32,6 +33,19 @@ def problems_change(stage: GrpoStage) -> bool:
     return stage.curriculum is not None or any(source.first_step > 1 for source in sources)
 
 
+def problems_since(stage: TrainingSettings, step: int) -> int:
+    """The step at which the newest source of problems began: from there on they are others."""
+    if not isinstance(stage, GrpoStage | SftStage):
+        return 1
+    return max((source.first_step for source in stage.problems.sources or () if source.first_step <= step), default=1)
+
+
+def problems_origin(stage: GrpoStage) -> str:
+    """The key that decides what problems are: params, which only a task or a function has, or where they are."""
+    source = stage.problems.each[0]
+    return next((key for key in ("path", "dataset", "stage") if getattr(source, key) is not None), "params")
+
+
 def accuracy_reward(stage: TrainingSettings) -> str | None:
     """The reward that says what is right: the evaluation's, or the built-in one."""
     if not isinstance(stage, GrpoStage):
@@ -49,11 +63,14 @@ def lower_rate(settings: TrainingSettings) -> tuple[str, float]:
 def has_gained(chart: Chart, ago: int | None = None) -> bool:
     """Whether what counts as right has surely risen since the stage's first steps, or since the window `ago` steps ago.
 
-    It is accuracy, or where nothing is measured by it the total reward. Where problems become others on the way,
-    neither says much about the policy, which gets the benefit of the doubt.
+    Where problems become others on the way, that says little about the policy, which gets the benefit of the doubt.
     """
-    if isinstance(chart.stage, GrpoStage) and problems_change(chart.stage):
-        return True
+    changing = isinstance(chart.stage, GrpoStage) and problems_change(chart.stage)
+    return changing or has_risen(chart, ago)
+
+
+def has_risen(chart: Chart, ago: int | None = None) -> bool:
+    """The same whatever the problems are: of accuracy, or where nothing is measured by it, of the total reward."""
     name = f"reward/{accuracy_reward(chart.stage) or 'mean'}"
     before = chart.first(name) if ago is None else chart.recent(name, ago)
     return rise(values(before), values(chart.recent(name))) > SURE

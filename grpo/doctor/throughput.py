@@ -52,17 +52,19 @@ def reward_bound(chart: Chart) -> Finding | None:
 
 
 def learn_bound(chart: Chart) -> Finding | None:
-    """Nearly all of the time is learning."""
+    """Nearly all of the time is learning, and a setting of the learner would help."""
     found = _bound(chart, "learn", ALL)
     stage = chart.stage
     if found is None or not isinstance(stage, GrpoStage):
         return None
-    change: tuple[str, Any] = "tokens_per_micro_batch", 2 * stage.tokens_per_micro_batch
+    change: tuple[str, Any] | None = None
     if stage.epochs_per_step > 1:
         change = "epochs_per_step", stage.epochs_per_step // 2
     elif stage.activations != "keep":
         change = "activations", "keep"
-    return finding(chart, "bound by learning", *found, change)
+    elif _tokens_learned(chart) > stage.tokens_per_micro_batch:
+        change = "tokens_per_micro_batch", 2 * stage.tokens_per_micro_batch
+    return finding(chart, "bound by learning", *found, change) if change else None
 
 
 def sync_bound(chart: Chart) -> Finding | None:
@@ -100,6 +102,13 @@ def _bound(chart: Chart, phase: str, limit: float) -> tuple[int, str] | None:
     return steps[
         0
     ], f"{median(shares):.0%} of the median step, {seconds:.2g} s of {median(totals.values()):.2g} s, is {phase}"
+
+
+def _tokens_learned(chart: Chart) -> float:
+    """The tokens of the median step, which are cut into micro-batches."""
+    rates = dict(chart.recent("tokens/learn_per_s"))
+    tokens = [rates[step] * seconds for step, seconds in chart.recent("time/learn") if step in rates]
+    return median(tokens) if tokens else 0.0
 
 
 def _seconds(chart: Chart, reward: RewardSettings) -> float:

@@ -4,10 +4,10 @@ import inspect
 from statistics import fmean
 from typing import Any
 
-from grpo.doctor.chart import ENOUGH, Chart, values
+from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import least_share
-from grpo.doctor.stage import accuracy_reward, completions_a_step, completions_in, problems_key
+from grpo.doctor.stage import accuracy_reward, completions_a_step, completions_in, problems_key, problems_origin
 from grpo.grpo_stage import GrpoStage
 from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import BUILT_IN
@@ -47,9 +47,10 @@ def solved(chart: Chart) -> Finding | None:
     silent = _silent(chart)
     if silent is None or not _is_solved(chart):
         return None
-    share, groups, first = silent
+    share, groups, _ = silent
+    first = _solved_since(chart)
     evidence = f"{share:.0%} of {groups} groups had equal rewards{_accuracy(chart)}: further steps teach nothing"
-    return finding(chart, "solved", first, evidence, ("steps", max(1, first)))
+    return finding(chart, "solved", first, evidence, ("steps", first))
 
 
 def format_never_found(chart: Chart) -> Finding | None:
@@ -70,8 +71,10 @@ def format_never_found(chart: Chart) -> Finding | None:
         if never and seen > UNSEEN * completions_a_step(stage):
             graded = (f"rewards.{j}.options.graded", True)
             example = (f"{problems_key(stage)}.template.examples", "a file of worked examples")
-            evidence = f"none of {seen} completions had any of the format (its rate is below {UNSEEN / seen:.2%})"
-            change = example if reward.options.get("graded") else graded
+            partly = bool(reward.options.get("graded"))
+            had = "any of the format" if partly else "the format"
+            evidence = f"none of {seen} completions had {had} (its rate is below {UNSEEN / seen:.2%})"
+            change = example if partly else graded
             return finding(chart, "format never found", points[0][0], evidence, change)
     return None
 
@@ -94,7 +97,7 @@ def verifier_errors(chart: Chart) -> Finding | None:
                 f"{reward.shown_as} failed on {failed:.0f} of {judged} completions ({errors:.0f} errors, "
                 f"{timeouts:.0f} timeouts){lost}; samples.jsonl has them"
             )
-            first = next(step for status in ("error", "timeout") for step, n in counts[status] if n)
+            first = min(step for status in ("error", "timeout") for step, n in counts[status] if n)
             return finding(chart, "verifier errors", first, evidence, _mended(stage, j, timeouts > errors))
     return None
 
@@ -113,17 +116,30 @@ def _silent(chart: Chart) -> tuple[float, int, int] | None:
     return (share, groups, points[0][0]) if least_share(share, groups) > SILENT else None
 
 
-def _is_solved(chart: Chart) -> bool:
-    """Whether the accuracy of the window is that of solved problems."""
+def _is_solved(chart: Chart, ago: int = 0) -> bool:
+    """Whether the accuracy of a window is that of solved problems."""
     name = accuracy_reward(chart.stage)
-    points = chart.recent(f"reward/{name}") if name else []
+    points = chart.recent(f"reward/{name}", ago) if name else []
     return bool(points) and fmean(values(points)) >= SOLVED
+
+
+def _solved_since(chart: Chart) -> int:
+    """The first step of the windows, back from the newest one, that were silent and solved."""
+    ago = 0
+    while _was_silent(chart, ago + WINDOW) and _is_solved(chart, ago + WINDOW):
+        ago += WINDOW
+    return chart.recent("groups/zero_std", ago)[0][0]
+
+
+def _was_silent(chart: Chart, ago: int) -> bool:
+    shares = values(chart.recent("groups/zero_std", ago))
+    return len(shares) >= ENOUGH and fmean(shares) > SILENT
 
 
 def _accuracy(chart: Chart) -> str:
     name = accuracy_reward(chart.stage)
-    points = chart.recent(f"reward/{name}") if name else []
-    return f"; {name} was {fmean(values(points)):.2f}" if points else ""
+    points = chart.recent(f"reward/{name or 'mean'}")
+    return f"; {name or 'the mean reward'} was {fmean(values(points)):.2f}" if points else ""
 
 
 def _more_signal(stage: Any, share: float) -> tuple[str, Any]:
@@ -135,13 +151,9 @@ def _more_signal(stage: Any, share: float) -> tuple[str, Any]:
             return f"rewards.{j}.options.graded", True
     if share < 1:
         return "completions_per_prompt", 2 * stage.completions_per_prompt
-    return f"{problems_key(stage)}.{_origin(stage)}", "easier problems, or a reward with partial credit"
-
-
-def _origin(stage: GrpoStage) -> str:
-    """The key that decides how hard problems are: params, which only a task or a function has, or where they are."""
-    source = stage.problems.each[0]
-    return next((key for key in ("path", "dataset", "stage") if getattr(source, key) is not None), "params")
+    # Without a reward that says what is right, these may be too easy as well as too hard.
+    easier = "easier problems" if accuracy_reward(stage) else "problems that are right at times"
+    return f"{problems_key(stage)}.{problems_origin(stage)}", f"{easier}, or a reward with partial credit"
 
 
 def _mended(stage: GrpoStage, j: int, slow: bool) -> tuple[str, Any]:

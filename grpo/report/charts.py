@@ -133,12 +133,15 @@ def time_chart(groups: Groups) -> list[dict[str, Any]]:
 
 
 def phases(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """What a stage of several runs spent its seconds on, and what is left between its steps, as means over runs."""
+    """What a stage of several runs spent its seconds on, and what is left between its steps, as means over runs.
+
+    A run does not write down when it was stopped, so that this time is in what is left.
+    """
     if not stages:
         return []
     spent = {phase: sum(short_sum(stage, phase) for stage in stages) for phase in PHASES}
     between = sum(max(0.0, stage.seconds - phase_seconds(stage.rows)) for stage in stages)
-    named = {**spent, "between steps": between}
+    named = {**spent, "between steps, or stopped": between}
     return [{"phase": name, "seconds": short(s / len(stages))} for name, s in named.items() if s > 0]
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The arguments of `grpo report`."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder; several are compared")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; left out, report.html, in the run's folder")
-    parser.add_argument("--samples", type=int, default=MOST, help=f"completions in it at most ({MOST:,})")
+    parser.add_argument("--samples", type=int, default=MOST, help=f"completions in it, in whole groups ({MOST:,})")
     parser.set_defaults(run=report)
 
 

@@ -12,7 +12,7 @@ REWARD = Spec("Reward", {"reward/mean": "total"}, "Mean over the completions of 
 ACCURACY = Spec(
     "Held-out accuracy",
     {"evaluation/accuracy": "greedy accuracy"},
-    "On problems that are never trained on, with its 95 % interval.",
+    "On problems that are never trained on, with its 95 % interval, or from the lowest to the highest seed.",
     unit="share",
     main=True,
 )
@@ -61,7 +61,7 @@ DRAFTS = Spec("Drafts that were right", {"speculative/acceptance": "share"}, "Of
 REWARD_MODEL_ACCURACY = Spec(
     "Held-out accuracy",
     {"evaluation/accuracy": "held out"},
-    "Pairs in the right order, or labels met, with the 95 % interval.",
+    "Pairs in the right order, or labels met, with the 95 % interval, or from the lowest to the highest seed.",
     "share",
     main=True,
 )
@@ -82,7 +82,7 @@ SPECS: dict[str, Sequence[Spec]] = {
 """By kind of stage. Those of an evaluation are tables."""
 
 FAILED = ("error", "timeout")
-OUTCOMES = ("not_applicable", *FAILED)
+NOT_APPLICABLE = "not_applicable"
 NO_PARTS = ("mean", "std")
 MEMBER = re.compile(r"(.*?)(source|router)/([^/]+)/(.+)")
 DULL = ("step", "stage", "time", "model", "template")
@@ -101,7 +101,7 @@ def charts(kind: str, groups: Groups) -> list[dict[str, Any]]:
 def other_charts(kind: str, groups: Groups) -> list[dict[str, Any]]:
     """A chart of every figure that no other chart has: nothing that was measured is hidden."""
     known = {name for spec in (*_first(kind, groups), *SPECS.get(kind, ())) for name in spec.figures}
-    left = [name for name in _names(groups) if name not in known and not _drawn_elsewhere(name)]
+    left = [name for name in _names(groups) if name not in known and not _drawn_elsewhere(name) and _says(groups, name)]
     families: dict[str, dict[str, str]] = {}
     for name in left:
         title, label = _family(name)
@@ -110,11 +110,15 @@ def other_charts(kind: str, groups: Groups) -> list[dict[str, Any]]:
 
 
 def _family(name: str) -> tuple[str, str]:
-    """The chart of a figure and its label there: the sources of a mixture, or the routers of a policy, share one.
+    """The chart of a figure and its label there: sources of a mixture, routers of a policy, rewards share one.
 
-    >>> _family("router/3/entropy"), _family("sampler/chi2")
-    (('entropy by router', '3'), ('sampler/chi2', 'sampler/chi2'))
+    >>> _family("router/3/entropy"), _family("sampler/chi2"), _family("reward/format/not_applicable")
+    (('entropy by router', '3'), ('sampler/chi2', 'sampler/chi2'), ('Rewards that do not apply', 'format'))
     """
+    if name.endswith(f"/{NOT_APPLICABLE}"):
+        return "Rewards that do not apply", name.removeprefix("reward/").removesuffix(f"/{NOT_APPLICABLE}")
+    if name.startswith("watch/"):
+        return "What is watched for reward hacking", name.removeprefix("watch/")
     found = MEMBER.fullmatch(name)
     return (f"{found[1]}{found[4]} by {found[2]}", found[3]) if found else (name, name)
 
@@ -153,6 +157,11 @@ def _failures(groups: Groups) -> Spec:
     return Spec("Rewards that failed", labels, "Completions of a step that could not be scored.")
 
 
+def _says(groups: Groups, name: str) -> bool:
+    """Whether a figure says anything: counts of what never came up do not."""
+    return not name.endswith(f"/{NOT_APPLICABLE}") or _ever(groups, name)
+
+
 def _ever(groups: Groups, name: str) -> bool:
     return any(row.get(name) for runs in groups.values() for rows in runs for row in rows)
 
@@ -171,6 +180,6 @@ def _names(groups: Groups) -> list[str]:
 
 
 def _drawn_elsewhere(name: str) -> bool:
-    if name.startswith(("reasons/", "watch/")) or name in [f"time/{phase}" for phase in PHASES]:
+    if name.startswith("reasons/") or name in [f"time/{phase}" for phase in PHASES]:
         return True
-    return name.endswith(("_low", "_high")) or (name.startswith("reward/") and name.rpartition("/")[2] in OUTCOMES)
+    return name.endswith(("_low", "_high")) or (name.startswith("reward/") and name.rpartition("/")[2] in FAILED)

@@ -1,6 +1,6 @@
 """What there is to say of a run before anything is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -9,6 +9,8 @@ from grpo.report.comparison import keyed
 from grpo.report.run import Run, Stage, number
 from grpo.report.series import short
 
+ACCURACY = {"evaluate": "accuracy", "grpo": "evaluation/accuracy"}
+"""Kinds of stages that measure held-out accuracy, and its name there."""
 ENDS = 5
 """Steps at either end of a stage whose mean reward is told: one step alone is noise."""
 
@@ -27,7 +29,7 @@ def overview(run: Run, label: str) -> dict[str, Any]:
         "complete": all(stage.complete for stage in run.stages),
         "notices": list(run.notices),
         "stages": [_progress(key, stage) for key, stage in keyed(run).items()],
-        "accuracy": _accuracy(run),
+        "accuracies": _accuracies(run),
         "rewards": _rewards(run),
     }
 
@@ -45,14 +47,25 @@ def _progress(key: str, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _accuracy(run: Run) -> dict[str, Any] | None:
-    """Held-out accuracy of the first and the last model: of the last evaluation, or else of reinforcement learning."""
-    for kind, name in (("evaluate", "accuracy"), ("grpo", "evaluation/accuracy")):
-        for stage in reversed(run.stages):
-            rows = [row for row in stage.rows if number(row.get(name)) is not None]
-            if stage.kind == kind and rows:
-                return _first_and_last(rows, name)
-    return None
+def comparable(overviews: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same runs with the accuracies that evaluations measured, where any did, or else those inside training.
+
+    So what stands side by side is of the same problems, and a run that has not come to its evaluation has a gap.
+    """
+    kinds = {accuracy["kind"] for one in overviews for accuracy in one["accuracies"]}
+    shown = "evaluate" if "evaluate" in kinds else "grpo"
+    return [{**one, "accuracies": [each for each in one["accuracies"] if each["kind"] == shown]} for one in overviews]
+
+
+def _accuracies(run: Run) -> list[dict[str, Any]]:
+    """Held-out accuracy of the first and the last model of every stage that measured it."""
+    found = []
+    for key, stage in keyed(run).items():
+        name = ACCURACY.get(stage.kind, "")
+        rows = [row for row in stage.rows if number(row.get(name)) is not None]
+        if rows:
+            found.append({"key": key, "stage": stage.name, "kind": stage.kind, **_first_and_last(rows, name)})
+    return found
 
 
 def _first_and_last(rows: Sequence[Row], name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run's folder as records: what it was to do, what it wrote down, how far it is."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def phase_seconds(rows: Sequence[Row]) -> float:
 
 def number(value: Any) -> float | None:
     """A figure, or None where it was not measured or not finite."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

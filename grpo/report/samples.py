@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,18 @@ def spread(groups: Sequence[GroupPlace], share: float) -> list[GroupPlace]:
 def _index(number: int, run: Run) -> list[GroupPlace]:
     """The groups of a run in the order in which they begin."""
     found: dict[tuple[Any, ...], GroupPlace] = {}
+    seen: Counter[tuple[Any, ...]] = Counter()
     for stage in run.stages:
+        together = stage.settings.get("completions_per_prompt")
         for file in (stage.folder / name for name in FILES):
             for place, row in walk(file):
                 if row is None or not isinstance(row.get("completion"), str):
                     continue
                 step, problem = row.get("step"), str(row.get("problem_id", ""))
                 key = (stage.name, file.name, step, row.get("model"), row.get("template"), problem)
-                group = found.setdefault(key, GroupPlace(number, stage.name, file, problem, step, []))
+                nth = seen[key] // together if isinstance(together, int) else 0  # a step may ask a problem twice
+                seen[key] += 1
+                group = found.setdefault((*key, nth), GroupPlace(number, stage.name, file, problem, step, []))
                 group.places.append(place)
     return list(found.values())
 

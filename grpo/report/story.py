@@ -11,7 +11,7 @@ from grpo.report.charts import phases, rows_of
 from grpo.report.comparison import Group, group_runs, keyed, recipes, run_labels, side_by_side, stage_keys
 from grpo.report.figures import charts, other_charts
 from grpo.report.load import load_pictures
-from grpo.report.overview import overview
+from grpo.report.overview import comparable, overview
 from grpo.report.run import Run, Stage
 from grpo.report.tables import evaluation_table, reasons
 
@@ -33,7 +33,7 @@ def story(examined: Sequence[Examined]) -> dict[str, Any]:
         "title": " / ".join(group.label for group in groups),
         "made": time.time(),
         "version": __version__,
-        "runs": [overview(run, label) for run, label in zip(runs, labels, strict=True)],
+        "runs": comparable([overview(run, label) for run, label in zip(runs, labels, strict=True)]),
         "groups": [{"label": group.label, "runs": list(group.numbers)} for group in groups],
         "findings": [_findings(one, label) for one, label in zip(examined, labels, strict=True)],
         "stages": [_stage(groups, key, dict(zip(labels, runs, strict=True))) for key in stage_keys(runs)],

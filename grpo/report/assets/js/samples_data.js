@@ -13,7 +13,8 @@ async function unpackSamples(packed) {
 }
 
 function withoutSignal(samples) {
-  return samples.length > 1 && samples.every((one) => one.advantage != null && one.total === samples[0].total);
+  const judged = samples.filter((one) => one.total != null && one.advantage != null);
+  return judged.length > 1 && judged.every((one) => one.total === judged[0].total);
 }
 
 /** What became of a completion, in the words of the filter. */

@@ -23,7 +23,7 @@ function stateBadge(run) {
 function tiles(story) {
   if (story.runs.length > 1) return null;
   const [run] = story.runs;
-  const shown = [accuracyTile(run), ...run.rewards.map(rewardTile), sampledTile(story), timeTile(run)].filter(Boolean);
+  const shown = [...run.accuracies.map(accuracyTile), ...run.rewards.map(rewardTile), sampledTile(story), timeTile(run)].filter(Boolean);
   return shown.length ? el("div.tiles", {}, shown) : null;
 }
 
@@ -35,11 +35,9 @@ function change(first, last) {
   return [el("span.from", {}, fixed(first), " → "), fixed(last)];
 }
 
-function accuracyTile({ accuracy }) {
-  if (!accuracy) return null;
-  const { first, last, names, rows } = accuracy;
+function accuracyTile({ stage, first, last, names, rows }) {
   const range = last.low == null ? "" : `[${fixed(last.low)}, ${fixed(last.high)}] · `;
-  return tile("Held-out accuracy", rows > 1 ? change(first.value, last.value) : fixed(last.value), range + (rows > 1 ? names.join(" → ") : names[1]));
+  return tile(`Held-out accuracy, ${stage}`, rows > 1 ? change(first.value, last.value) : fixed(last.value), range + (rows > 1 ? names.join(" → ") : names[1]));
 }
 
 function rewardTile({ stage, steps, first, last }) {
@@ -53,7 +51,7 @@ function sampledTile({ samples }) {
 
 function timeTile(run) {
   const stages = run.stages.filter((stage) => stage.seconds);
-  return stages.length ? tile("Time", seconds(run.seconds), `${plural(stages.length, "stage")}, ${plural(stages.reduce((sum, one) => sum + one.steps, 0), "step")}`) : null;
+  return stages.length ? tile("Time", seconds(run.seconds), `${plural(stages.length, "stage")}, from the first step to the last`) : null;
 }
 
 // --- the doctor ---------------------------------------------------------------------------------------------------
@@ -61,9 +59,11 @@ function timeTile(run) {
 function findings(story) {
   const examined = story.findings.filter((one) => one.findings);
   if (!examined.length) return null;
+  const others = story.findings.filter((one) => !one.findings).map((one) => one.run);
   const found = examined.flatMap(({ run, findings: all }) => all.map((one) => finding(one, story.runs.length > 1 ? run : null)));
   return part("findings", "Findings", el("span.soft", {}, found.length ? plural(found.length, "finding") : ""),
-    found.length ? found : el("p.fine", {}, "Nothing was found wrong with this run."));
+    found.length ? found : el("p.fine", {}, `Nothing was found wrong with ${examined.length > 1 ? "these runs" : others.length ? examined[0].run : "this run"}.`),
+    others.length ? el("p.notice", {}, `Not examined, since this version cannot read their recipes: ${others.join(", ")}.`) : null);
 }
 
 function finding({ name, stage, key, lasts, first_step, last_step, evidence, change: line }, run) {
@@ -94,15 +94,22 @@ function progressBadge({ state }) {
 function comparison(story) {
   if (story.runs.length < 2) return null;
   const group = (number) => story.groups.find((one) => one.runs.includes(number)).label;
-  const stages = [...new Set(story.runs.flatMap((run) => run.rewards.map((reward) => reward.key)))];
+  const keys = (name) => [...new Set(story.runs.flatMap((run) => run[name].map((one) => one.key)))];
+  const [evaluations, stages] = [keys("accuracies"), keys("rewards")];
   const rows = story.runs.map((run, number) => el("tr", {}, el("td.name", {}, run.label), el("td", {}, group(number)), el("td.num", {}, String(run.seed ?? NOTHING)),
-    el("td", {}, stateBadge(run)), cell(run.accuracy?.first, fixed), cell(run.accuracy?.last, fixed),
+    el("td", {}, stateBadge(run)), evaluations.map((key) => accuracyCell(run.accuracies.find((one) => one.key === key))),
     stages.map((stage) => rewardCell(run.rewards.find((one) => one.key === stage))), el("td.num", {}, seconds(run.seconds))));
   const head = ["run", "recipe"].map((name) => el("th", {}, name)).concat(el("th.num", {}, "seed"), el("th", {}, "state"),
-    ["accuracy before", "after", ...stages.map((stage) => `reward, ${stage}`), "time"].map((name) => el("th.num", {}, name)));
+    [...evaluations.map((key) => `accuracy, ${key}`), ...stages.map((stage) => `reward, ${stage}`), "time"].map((name) => el("th.num", {}, name)));
   return part("runs", "Runs", null, el("div.card.scroll", {}, el("table", {},
-    el("caption", {}, "Accuracy on held-out problems of the first and the last model, with 95 % intervals; reward of the first and the last five steps."),
+    el("caption", {}, "Accuracy on held-out problems of the first and the last model, that with its 95 % interval; reward of the first and the last five steps."),
     el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))), el("details.others", {}, el("summary", {}, "Stages of every run"), plan(story)));
+}
+
+function accuracyCell(accuracy) {
+  if (!accuracy) return el("td.num.soft", {}, NOTHING);
+  const { first, last, rows } = accuracy;
+  return el("td.num", {}, rows > 1 ? change(first.value, last.value) : fixed(last.value), interval(last, fixed));
 }
 
 function rewardCell(reward) {

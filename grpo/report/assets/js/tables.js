@@ -3,10 +3,12 @@
 
 function cell(figure, shown) {
   if (!figure) return el("td.num.soft", {}, NOTHING);
-  return el("td.num", {}, shown(figure.value), figure.low == null || figure.low === figure.high ? null : [
-    el("span.range", {}, `${shown(figure.low)} – ${shown(figure.high)}`),
-    figure.low >= 0 && figure.high <= 1 ? intervalBar(figure) : null,
-  ]);
+  return el("td.num", {}, shown(figure.value), interval(figure, shown));
+}
+
+function interval(figure, shown) {
+  if (figure.low == null || figure.low === figure.high) return null;
+  return [el("span.range", {}, `${shown(figure.low)} – ${shown(figure.high)}`), figure.low >= 0 && figure.high <= 1 ? intervalBar(figure) : null];
 }
 
 /** Where between 0 and 1 a figure lies. */
@@ -35,7 +37,7 @@ function evaluationTable(table) {
     table.labels.map((name) => el("td.name", {}, line[name])),
     table.columns.map((name) => cell(line.cells[name], columnFormat(name)))));
   const about = table.seeds > 1
-    ? "Means over seeds, from the lowest to the highest seed."
+    ? "Of several seeds the mean, from the lowest to the highest seed; of one run, 95 % intervals."
     : "With 95 % intervals: Wilson's for greedy accuracy, normal over problems for the others.";
   return el("div.scroll", {}, el("table", {}, el("caption", {}, about), el("thead", {}, head), el("tbody", {}, rows)));
 }
