@@ -280,10 +280,9 @@ def report(options: argparse.Namespace) -> None:
         seconds, reward = ends[-1]
         first, hit = reached(trl, reward, options.window) or seconds, reached(ours, reward, options.window)
         found = "not reached" if hit is None else f"after {hit:.0f} s, {first / hit:.2f} times as fast"
-        print(
-            f"seed {seed}: TRL ends at {seconds:.0f} s with a reward of {reward:.3f}, first reached after {first:.0f} s"
-        )
-        print(f"        here it is reached {found}; a step takes {_pace(ours):.1f} s, TRL's {_pace(trl):.1f} s")
+        print(f"seed {seed}: TRL ends after {seconds:.0f} s with a reward of {reward:.3f}, ", end="")
+        print(f"which it first had after {first:.0f} s")
+        print(f"        here {found}; a step takes {_pace(ours):.1f} s, TRL's {_pace(trl):.1f} s")
         ratios.append(0.0 if hit is None else first / hit)
     if ratios:
         print(f"median of {len(ratios)} seeds: {statistics.median(ratios):.2f} times as fast")
