@@ -104,7 +104,7 @@ STAGES = [
     grpo("idle", steps=10, lr=1e-9, **TINY_GROUPS, evaluation=ALWAYS, rollout={"max_concurrent": 4}),
     grpo("judged", **NOTHING | {"rewards": [own("slow")]}, rollout={"max_new_tokens": 8}),
     grpo("studied", **NOTHING, epochs_per_step=16, rollout={"max_new_tokens": 4}),
-    grpo("queued", **NOTHING, **TINY_GROUPS, rollout={"max_new_tokens": 32, "max_concurrent": 1}),
+    grpo("queued", **NOTHING, **TINY_GROUPS, rollout={"max_new_tokens": 64, "max_concurrent": 1}),
     grpo(
         "known",
         steps=9,
