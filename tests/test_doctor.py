@@ -47,7 +47,7 @@ def stage(**settings: Any) -> GrpoStage:
 # --- healthy runs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", ["quickstart", "smollm2_arithmetic"])
+@pytest.mark.parametrize("run", ["quickstart", "smollm2_arithmetic", "r1_zero_smollm2"])
 def test_healthy_runs_have_no_findings(run: str) -> None:
     assert examine(RUNS / run) == []
     assert sum(1 for _ in (RUNS / run).glob("*/metrics.jsonl")) > 0
