@@ -15,6 +15,8 @@ answer, Answer, or a solution with a box."""
 
 GYM_SIZE = 100
 """Problems of a reasoning-gym task when no limit is given; it can make any number."""
+GYM_SEED = 1_000_000_000
+"""Far from what training uses: the problems of a seed are one and the same with those of the next one, but for one."""
 
 
 def source_of(task: str, limit: int | None) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def source_of(task: str, limit: int | None) -> dict[str, Any]:
         return {"path": task, "columns": benchmark_columns(first_row(Path(task)), task), **size}
     if ":" in task:
         return {"function": task, **size}
-    return {"task": task, "size": limit or GYM_SIZE}
+    return {"task": task, "size": limit or GYM_SIZE, "params": {"seed": GYM_SEED}}
 
 
 def benchmark_columns(row: Mapping[str, Any], where: str) -> dict[str, str]:

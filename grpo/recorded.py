@@ -171,7 +171,7 @@ def read_recorded(path: Path, accuracy: str = "accuracy") -> list[Recorded]:
         UserError: the file is missing, or a row is not JSON or has too little in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}: give a samples.jsonl") from None
     rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -153,7 +153,8 @@ def _chat_renderer(settings: TemplateSettings, tokenizer: PreTrainedTokenizerBas
         except TemplateError as error:
             raise UserError(f"template: the tokenizer's chat template refused the messages: {error}") from None
         assert isinstance(text, str), "apply_chat_template gives text when it does not tokenise"
-        return text.removesuffix(settings.prefill)  # R1's own template already opens <think>
+        bare = settings.prefill.rstrip()  # R1's own template already opens <think>, with the end of its line
+        return text.rstrip().removesuffix(bare) if bare and text.rstrip().endswith(bare) else text
 
     return render
 

@@ -1,16 +1,21 @@
 """Whether the final answer is right: exact comparison first, and what it leaves open in workers with a time limit."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.rewards.answers.compare import EXACT, Tolerance
-from grpo.rewards.answers.judge import judged, trimmed
+from grpo.rewards.answers.judge import judged, readable, trimmed
 from grpo.rewards.extraction import Answer, boxed_answer, free_answer, mathematical_answer
 from grpo.rewards.pool import run_all
 from grpo.rewards.symbolic import equivalent, within_limits
 from grpo.rewards.verdict import Noted
 from grpo.settings import NonNegative, Positive
+
+SENTENCES = 8
+"""Words from which on a text with the end of a sentence inside it is no name."""
+_SENTENCE_ENDS = re.compile(r"[^\W_A-Z]{2,}[.!?]\s+[A-Z\d]")
 
 Verdict = float | Exception
 """1 or 0 (or a task's own score), or why there is none: TimeoutError for a case that took too long."""
@@ -86,6 +91,11 @@ def gold_text(gold: Any) -> str:
     text = boxed.strip() if boxed else text.removeprefix("<answer>").removesuffix("</answer>").strip()
     if not text:
         raise ValueError("gold answer is empty")
+    if _SENTENCE_ENDS.search(text) and len(text.split()) >= SENTENCES and not readable(text):
+        raise ValueError(
+            f"gold answer is sentences, which no answer equals: {text[:80]!r}: give the answer alone, after ####, or "
+            "in \\boxed{}"
+        )
     return text
 
 

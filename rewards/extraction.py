@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from grpo.rewards.answers.dates import when
-from grpo.rewards.answers.judge import readable
+from grpo.rewards.answers.judge import judged, readable
 from grpo.rewards.answers.words import choice
 
 Rule = Literal[
@@ -42,14 +42,17 @@ MAX_SENTENCE = 2000
 MAX_MARKS = 50
 """Marked answers that are looked at, from the end: a flood of them is no answer, and must not take for ever."""
 
+MAX_RESTATED = 4
+"""Answers that are looked at for being the same: of more, only those that are the same letters."""
+
 _BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _SHORT_BOX = re.compile(r"\\boxed\s*(\d+|[A-Za-z])")
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|im_start\|>\s*user)\|?>?|</s>|<end_of_turn>")
 _SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|<s>|<pad>")
 _ANSWER_IS = re.compile(
     r"""\b(?:answers?|(?:correct|right|best)\s+(?:option|choice))
-        (?:\s+(?:to|for|of|in)\s+(?:the|this|part|your|question|problem|\s)+\(?\w{0,12}\)?)?
-        (?:["'*_)\s]{0,3}\s*(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]*:?|[\s*_]*(?::|=(?!=)))""",
+        (?:\s{1,9}(?:to|for|of|in)(?:\s{1,9}(?:the|this|part|your|question|problem)){0,6}\s{0,9}\(?\w{0,12}\)?)?
+        (?:["'*_)\s]{0,9}(?:is|are|was|equals|should\s+be|would\s+be|must\s+be|will\s+be)\b[\s*]{0,9}:?|[\s*_]{0,9}(?::|=(?!=)))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _IS_THE_ANSWER = re.compile(
@@ -248,14 +251,19 @@ def _answer_tags(text: str) -> list[_Span]:
 
 
 def _joined(contents: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(content.strip() for content in contents))
+    """The different ones: what is said again in other words is the same answer."""
+    kept = list(dict.fromkeys(content.strip() for content in contents))
+    if len(kept) <= MAX_RESTATED:
+        kept = [text for place, text in enumerate(kept) if not any(judged(before, text) for before in kept[:place])]
+    return ", ".join(kept)
 
 
 def _hashes(final: str) -> Answer | None:
-    """GSM8K's `#### 72`."""
+    """GSM8K's `#### 72`, unless it is a heading: words, with more behind it."""
     _, mark, rest = final.rpartition("\n####") if not final.startswith("####") else ("", "####", final.lstrip("#"))
-    line = rest.lstrip("# ").partition("\n")[0].strip()
-    return Answer(line, "hashes") if mark and line else None
+    line, _, behind = rest.lstrip("# ").partition("\n")
+    heading = behind.strip() and not readable(line) and choice(line) is None
+    return Answer(line.strip(), "hashes") if mark and line.strip() and not heading else None
 
 
 # --- what is said to be the answer ------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ Many = Callable[[Sequence[Mapping[str, Any]]], Sequence[Any]]
 class Reward:
     """A reward, ready to be called with keywords.
 
-    `batched` rewards get lists, others one completion. `accepts` are the parameters, None for any. `needs` are the
+    `batched` rewards get lists, others one completion. `accepts` are the parameters, None for any; `options` are those
+    that the recipe alone sets, whatever columns are called. `needs` are the
     columns it cannot do without: one of each tuple. `messages`: whether a batched reward gets chat messages or texts.
     `many` makes the calls of a reward that gets one completion all at once, where it can: in processes, or
     asynchronously. `clip` bounds what it counts as; `gate` is the reward it depends on and the least of that. `where`
@@ -73,6 +74,7 @@ class Reward:
     gate: tuple[str, float] | tuple[()] = ()
     where: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
+    options: frozenset[str] = frozenset()
 
     def is_for(self, problem: Problem) -> bool:
         """Whether it judges answers to the problem."""
@@ -122,6 +124,7 @@ def load_reward(settings: RewardSettings) -> Reward:
         batched=batched,
         messages="never" if built_in else "always" if _is_trl(fn) else "as_run",
         accepts=None if _takes_any(fn) else frozenset(parameters),
+        options=frozenset(_keyword_only(parameters)) if built_in else frozenset(),
         needs=_needs(settings, parameters, BATCH_COLUMNS if batched else SINGLE_COLUMNS),
         many=many,
         clip=settings.clip,
@@ -197,7 +200,7 @@ def check_reward(reward: Reward, problems: Sequence[Problem]) -> None:
 def check_columns(reward: Reward, columns: Collection[str]) -> None:
     """Raise UserError when the problems lack a column that the reward cannot do without."""
     for alternatives in reward.needs:
-        if not set(alternatives) & set(columns):
+        if not (set(alternatives) - reward.options) & set(columns):
             raise UserError(
                 f"reward {reward.name}: needs {' or '.join(alternatives)}, which is neither an option nor a column of "
                 f"the problems ({', '.join(sorted(columns)) or 'none'}): map a column, or set an option"
@@ -238,8 +241,7 @@ def _check_options(
     settings: RewardSettings, parameters: dict[str, inspect.Parameter], built_in: bool, fn: Callable[..., Any]
 ) -> None:
     taken = SINGLE_COLUMNS | BATCH_COLUMNS
-    keyword_only = {name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    known = keyword_only if built_in else parameters.keys() - taken
+    known = _keyword_only(parameters) if built_in else parameters.keys() - taken
     for option, value in settings.options.items():
         if option in taken or (option not in known and (built_in or not _takes_any(fn))):
             close = difflib.get_close_matches(option, known, n=1)
@@ -247,6 +249,11 @@ def _check_options(
             raise UserError(f"reward {settings.name}: has no option {option}: {hint}")
         if built_in:
             _check_value(settings.name, option, value, parameters[option].annotation)
+
+
+def _keyword_only(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """The options of a built-in reward: a column of the data never stands for one."""
+    return {name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _check_value(name: str, option: str, value: Any, annotation: Any) -> None:

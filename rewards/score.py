@@ -195,7 +195,7 @@ def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in arguments.items()
-        if name not in bound and (reward.accepts is None or name in reward.accepts)
+        if name not in bound and name not in reward.options and (reward.accepts is None or name in reward.accepts)
     }
 
 

@@ -148,7 +148,7 @@ def test_a_task_of_the_command_line(tmp_path: Path) -> None:
     problems = read_problems(ProblemSettings.model_validate(gsm8k))
     assert len(problems) == 3
     assert accuracy(["It is 72."], answer=[problems[0].columns["answer"]]) == [1.0]
-    assert source_of("chain_sum", None) == {"task": "chain_sum", "size": 100}
+    assert source_of("chain_sum", None) == {"task": "chain_sum", "size": 100, "params": {"seed": 10**9}}
     (tmp_path / "x.jsonl").write_text('{"text": "hello"}\n')
     with pytest.raises(UserError, match=r"x.jsonl: expected a column of questions \(.*\), got text: rename them"):
         source_of(str(tmp_path / "x.jsonl"), None)

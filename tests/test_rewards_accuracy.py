@@ -5,6 +5,14 @@ import pytest
 from grpo.rewards.accuracy import accuracy, gold_text
 from grpo.rewards.answers.judge import judged
 from grpo.rewards.extraction import boxed_answer, free_answer, mathematical_answer
+from grpo.rewards.gym import runs_code
+from grpo.tasks.gym import gym_rows
+
+EVALUATING = [
+    "basic_arithmetic", "binary_matrix", "bitwise_arithmetic", "countdown", "intermediate_integration", "n_queens",
+    "number_sorting", "polynomial_multiplication", "simple_integration", "spiral_matrix", "string_insertion",
+]  # fmt: skip
+"""Tasks whose modules call eval or sympy's parse_expr."""
 
 
 @pytest.mark.parametrize(
@@ -153,6 +161,96 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
     ]
     tasks = [{"task": "countdown", "entry": countdown}] * 3 + [{"task": "leg_counting", "entry": leg}] * 2
     assert accuracy(completions, tasks) == [1.0, 0.05, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "eval\\\n('1')",
+        "[eval #\n('1')]",
+        "().\\u005f\\u005fclass",
+        "'' .format (1)",
+        "{0: eval}[0]('1')",
+        "'a'('b')",
+        "'\\x5f'",
+    ],
+)
+def test_what_a_scorer_evaluates_runs_no_code(answer: str) -> None:
+    assert runs_code(answer)
+
+
+def test_the_entry_of_a_problem_runs_no_code_either() -> None:
+    """`number_sorting` evaluates the answer that stands in the data."""
+    entry = {"question": "import x", "answer": "open('touched', 'w')", "metadata": {}}
+    (verdict,) = accuracy(["<answer>[1]</answer>"], [{"task": "number_sorting", "entry": entry}])
+    assert "would run code" in str(verdict)
+
+
+@pytest.mark.parametrize("task", EVALUATING)
+def test_scorers_that_evaluate_take_their_own_answers(task: str) -> None:
+    """What their tasks make is no code to the eye that looks for it."""
+    rows = list(gym_rows(task, 5, {"seed": 3}))
+    texts = [f"<answer>{row['answer']}</answer>" for row in rows]
+    solved = [0.0 if "Integral(" in text else 1.0 for text in texts]  # its derivative would always be right
+    assert accuracy(texts, [row["reasoning_gym"] for row in rows]) == solved
+
+
+def test_a_chain_of_approximations_is_one_answer() -> None:
+    guesses = r"\boxed{" + r" \sim ".join(map(str, range(31))) + "}"
+    assert accuracy([guesses] * 3, answer=["0", "12", "30"]) == [0.0, 0.0, 1.0]
+    rounded = r"\boxed{x = \frac{10}{3} \approx 3.33}"
+    assert accuracy([rounded] * 3, answer=[r"\frac{10}{3}", "3.33", "3.4"]) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("LISTEN", "SILENT", 0),
+        ("ABD", "B, A and D", 1),
+        ("BADC", "ABCD", 0),
+        ("J. K. Rowling", "J. R. R. Tolkien", 0),
+        ("E. coli", "E. faecalis", 0),
+        ("B. Paris", "B. Paris, in France", 1),
+        ("C) $12$", "C. 12.0", 1),
+        ("A", "(A) or (B)", 0),
+        ("A", "(A) the first", 1),
+        ("No", "NO", 1),
+        ("no", "No.", 1),
+        ("NO", "ON", 0),
+    ],
+)
+def test_letters_and_short_words(gold: str, answer: str, right: float) -> None:
+    assert accuracy([rf"\boxed{{{answer}}}"], answer=[gold]) == [right]
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold"),
+    [
+        (r"\boxed{(1,2)}. So the answer is $(1, 2)$.", "(1,2)"),
+        (r"\boxed{2,3} So the final answer is \boxed{2, 3}", "2,3"),
+        ("She sold 72.\n#### Final Answer\nThe answer is 72.", "72"),
+        ("#### 72\n\nDone.", "72"),
+        ("The answer for part (a) is 5.", "5"),
+    ],
+)
+def test_an_answer_that_is_said_again_is_one_answer(completion: str, gold: str) -> None:
+    assert accuracy([completion], answer=[gold]) == [1.0]
+
+
+def test_white_space_costs_no_time() -> None:
+    """Three runs of white space that share 3,000 blanks would be tried in 10^10 ways."""
+    begin = time.perf_counter()
+    assert accuracy(["The answer for" + " " * 3000 + "x"], answer=["5"]) == [0.0]
+    assert accuracy(["The answer" + "\n" * 3000 + "x"], answer=["5"]) == [0.0]
+    assert time.perf_counter() - begin < 5
+
+
+def test_a_gold_answer_of_sentences_is_an_error() -> None:
+    solution = "Natalia sold 24 clips in May. Altogether she sold 72 of them."
+    (verdict,) = accuracy(["The answer is 72."], answer=[solution])
+    assert "gold answer is sentences" in str(verdict)
+    assert accuracy(["It is 72."], answer=[solution + "\n#### 72"]) == [1.0]
+    assert accuracy(["<answer>Mrs. Smith</answer>"], answer=["Mrs. Smith"]) == [1.0]
 
 
 def test_a_number_is_noted_with_the_rule_that_found_the_answer() -> None:

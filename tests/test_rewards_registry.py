@@ -167,6 +167,17 @@ def test_a_missing_column_is_found_before_the_run(
         check_columns(reward, columns)
 
 
+def test_a_column_is_no_option_of_a_built_in_reward() -> None:
+    """Columns called as options are, such as countdown's `target`: the recipe alone sets those."""
+    problem = Problem("p", "", {"mode": "think_text", "target": 5, "seconds": "x", "answer": "5"})
+    names = ["accuracy", "format", "language"]
+    completion = Completion("<think>It is five.</think><answer>5</answer>", (), (), "stop", 0)
+    scored = score([Group(problem, (), (completion,))], load_rewards([RewardSettings(name=name) for name in names]))
+    assert scored.groups[0].scores[0].parts == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
+    with pytest.raises(UserError, match="needs buffer"):
+        check_columns(load_reward(RewardSettings(name="overlong", options={"max_tokens": 5})), {"buffer"})
+
+
 def test_columns_that_suffice(file: Path) -> None:
     check_columns(load_reward(RewardSettings(name="accuracy")), {"reasoning_gym"})
     check_columns(load_reward(RewardSettings(name="accuracy", options={"column": "gold"})), {"gold"})

@@ -86,6 +86,8 @@ def test_a_chat_template_that_opens_the_prefill_itself_gets_no_second_one() -> N
     made = tokenizer(chat=CHAT + r"{{ '<think>\n' }}")
     template = make_template(TemplateSettings(kind="chat", prefill="<think>\n"), made)
     assert template.render(SUM) == "<s><|user|>1+1=<|assistant|><think>\n"
+    template = make_template(TemplateSettings(kind="chat", prefill="<think>"), made)
+    assert template.render(SUM) == "<s><|user|>1+1=<|assistant|><think>"
 
 
 @pytest.mark.parametrize("adds", ["", "<s> $A"])

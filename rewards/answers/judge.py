@@ -11,13 +11,14 @@ from grpo.rewards.answers.reader import read
 from grpo.rewards.answers.sampling import has_imaginary
 from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Node, Unreadable
-from grpo.rewards.answers.words import COMMON, choice, choices, key, unstyled
+from grpo.rewards.answers.words import COMMON, LAST_OPTION, choice, choices, key, labelled, unstyled
 
 _PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 _CAPITAL_CONSTANT = re.compile(r"(?<![A-Za-z_])[IE](?![A-Za-z_])")
+_ANOTHER_OPTION = re.compile(r"(?:or|and|[,/&])\W*[A-J]\b", re.IGNORECASE)
 _LABEL = re.compile(r"\([A-J]\)[\s:.~]*(?:\\[ ,;:]|\\quad)*\s*(\S.*)")
 _SYMBOLIC = re.compile(r"[\\^_=<>+*/{}()\[\]|√²]")
 
@@ -108,23 +109,32 @@ def _unlabelled(gold: str, answer: str) -> tuple[str, str]:
 
 
 def as_choice(gold: str, answer: str) -> bool | None:
-    """Compare letters of options; None when the gold is none."""
-    expected = choice(gold)
-    if expected is not None and (expected.isupper() or "(" in gold) and _is_option(gold):
-        given = choice(answer)
+    """Compare letters of options, which may come in any order unless the gold has one; None when the gold is none."""
+    expected = labelled(gold)
+    if expected is not None and (expected[0].isupper() or "(" in gold) and _is_option(gold):
+        given = labelled(answer)
         if given is not None:
-            return given.upper() == expected.upper()
+            return _same_option(expected, given)
         return False if choices(answer) else None
-    several = choices(gold)
-    if several is not None and (given_several := choices(answer)) is not None:
-        return several == given_several
-    return None
+    several, given_several = choices(gold), choices(answer)
+    if several is None or given_several is None:
+        return None
+    return set(several) == set(given_several) if several == sorted(several) else several == given_several
+
+
+def _same_option(gold: tuple[str, str], answer: tuple[str, str]) -> bool | None:
+    """Compare letters; where both say more, that must agree as well, or else they may be initials: E. coli."""
+    letter, text = (part for part in answer)
+    if letter.upper() != gold[0].upper() or (not gold[1] and _ANOTHER_OPTION.match(text)):
+        return False
+    first, second = (set(key(part).split()) for part in (gold[1], text))
+    return True if first <= second or second <= first or judged(gold[1], text) else None
 
 
 def _is_option(gold: str) -> bool:
     """A letter by itself or in brackets, up to J: C, (C), \\text{C}, C. 12."""
     letter = choice(gold)
-    return letter is not None and letter.upper() <= "J" and not has_imaginary(Node("sym", (), letter))
+    return letter is not None and letter.upper() <= LAST_OPTION and not has_imaginary(Node("sym", (), letter))
 
 
 def _readings(text: str) -> Iterator[Node]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 from grpo.rewards.answers import sampling
 from grpo.rewards.answers.matrices import multiplied_out
@@ -115,7 +116,33 @@ def stated(node: Node, equal: Equal) -> list[Node]:
         if any(not equal(side, numeric[-1]) for side in numeric[:-1]):
             return []
         found.append(part[-1])
-    return found
+    return found if all(is_rounding(exact, rounded) for exact, rounded in pairwise(found)) else found[-1:]
+
+
+def is_rounding(exact: Node, rounded: Node) -> bool:
+    """Whether one of two numbers may be the other rounded or cut off: 10/3 and 3.33, not 3 and 4.
+
+    >>> is_rounding(Node("/", (num(10), num(3))), num("3.33")), is_rounding(num(71), num(72))
+    (True, False)
+    """
+    first, second = (sampling.value(without_unit(node)) for node in (exact, rounded))
+    if first is None or second is None:
+        return False
+    if first.is_integer() and second.is_integer() and abs(first) < 1000:
+        return first == second
+    places = [_last_place(without_unit(node)) for node in (exact, rounded)]
+    unit = max((place for place in places if place is not None), default=0.005 * abs(first))
+    return abs(first - second) < unit and abs(first - second) <= 0.05 * abs(first)
+
+
+def _last_place(node: Node) -> float | None:
+    """What one more in the last digit of a numeral adds that is not 0: 0.01 of 3.40 is 0.1; None for other nodes."""
+    if node.op == "neg":
+        return _last_place(node.args[0])
+    if node.op != "num":
+        return None
+    places = (Fraction(10) ** exponent for exponent in range(12, -13, -1))
+    return next((float(place) for place in places if (Fraction(node.value) / place).denominator == 1), 1e-12)
 
 
 def is_identity(sides: list[Node], equal: Equal) -> bool:

@@ -177,5 +177,5 @@ def is_word(run: str) -> bool:
     if run in CONSTRUCTORS or run in FUNCTIONS or run in INFINITIES or run in PLAIN_GREEK or run == "pi":
         return False
     if len(run) == 2:
-        return run in SHORT_WORDS
+        return run in SHORT_WORDS or run.casefold() == "no"  # No, and NO, answer a question
     return len(run) > 2 and run not in RUNS_OF_LETTERS and not (run.isupper() and len(run) <= 4)

@@ -35,10 +35,11 @@ _STYLES = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf|cal)|mbox|emph|operatorname|boldsymbol|bm|boxed|fbox)\b\s*"
 )
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*\S.*|\s*)",
+    r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*(\S.*)|\s*)",
     re.DOTALL | re.I,
 )
 _CHOICES = re.compile(r"[A-Z](?:\s*(?:,|;|and|&|\s)?\s*[A-Z]){1,9}")
+LAST_OPTION = "J"
 _ARTICLES = re.compile(r"\b(?:the|a|an)\b")
 _SYNONYMS = {
     "no solutions": "no solution", "none": "no solution", "no real solution": "no solution", "empty set": "no solution",
@@ -87,6 +88,12 @@ def choice(text: str) -> str | None:
     >>> choice(r"\textbf{(C)}"), choice("Canada"), choice("B. 12")
     ('C', None, 'B')
     """
+    found = labelled(text)
+    return found[0] if found else None
+
+
+def labelled(text: str) -> tuple[str, str] | None:
+    r"""The letter of an option and what follows it: `C) a triangle` is C and "a triangle"."""
     if len(text) > 400:
         return None
     bare = _STYLES.sub("", text.strip(" $*")).strip(" $*.{}\\")
@@ -94,16 +101,16 @@ def choice(text: str) -> str | None:
     if bare.startswith("(") and not bare.endswith(")") and ")" not in bare:
         bare += ")"
     match = _CHOICE.fullmatch(bare)
-    return match[1] if match else None
+    return (match[1], match[2] or "") if match else None
 
 
-def choices(text: str) -> frozenset[str] | None:
-    """The letters of several options: ABD, or A, B and D."""
+def choices(text: str) -> list[str] | None:
+    """The letters of several options, in their order: ABD, or A, B and D."""
     bare = _STYLES.sub("", text).strip(" $*.{}()")
     if not _CHOICES.fullmatch(bare):
         return None
     letters = re.findall(r"[A-Z]", bare)
-    return frozenset(letters) if len(set(letters)) == len(letters) else None
+    return letters if len(set(letters)) == len(letters) and max(letters) <= LAST_OPTION else None
 
 
 def key(text: str) -> str:
