@@ -192,7 +192,7 @@ def test_scorers_that_evaluate_take_their_own_answers(task: str) -> None:
     rows = list(gym_rows(task, 5, {"seed": 3}))
     texts = [f"<answer>{row['answer']}</answer>" for row in rows]
     solved = [0.0 if "Integral(" in text else 1.0 for text in texts]  # its derivative would always be right
-    assert accuracy(texts, [row["reasoning_gym"] for row in rows]) == solved
+    assert accuracy(texts, [row["reasoning_gym"] for row in rows], seconds=30) == solved
 
 
 def test_a_chain_of_approximations_is_one_answer() -> None:
