@@ -217,9 +217,13 @@ def test_a_chain_of_approximations_is_one_answer() -> None:
         ("No", "NO", 1),
         ("no", "No.", 1),
         ("NO", "ON", 0),
+        (r"2 \text{ for even } n, 3 \text{ for odd } n", "2", 0),
+        (r"2 \text{ for even } n", "2", 1),
+        (r"\frac{10000}{3}", "10 000/3", 1),
+        (r"\frac{5}{2}", "2 1/2", 1),
     ],
 )
-def test_letters_and_short_words(gold: str, answer: str, right: float) -> None:
+def test_what_looks_like_another_answer(gold: str, answer: str, right: float) -> None:
     assert accuracy([rf"\boxed{{{answer}}}"], answer=[gold]) == [right]
 
 

@@ -100,9 +100,11 @@ class _AnswerReader(ExpressionReader):
         return num(value)
 
     def rest(self) -> str:
-        """What is left of an item, as text."""
-        found = []
+        """What is left of an item, as text. Raises Unreadable where it holds another case."""
+        found: list[str] = []
         while not self.done() and self.now.text not in CLOSING:
+            if {",", ";"} & set(found) and self.now.text.casefold() in (*names.CONDITIONS, "otherwise"):
+                raise Unreadable("several cases")
             found.append(self.take().text)
         return " ".join(found)
 

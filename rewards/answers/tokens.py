@@ -31,7 +31,7 @@ _TOKEN = re.compile(
     (?P<space>(?:\s|~|\\(?:left|right)\s*\.(?!\d)|\\[ ,;:!>]|\\(?:quad|qquad|displaystyle
         |textstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|hfill|hline|allowbreak|nonumber|notag|strut|rm|bf|it)(?![a-zA-Z])|\\[()\[\]]|\$)+)
   | (?P<mixed>(?<![\d.^_/])\d{{1,9}}{_GAP}\\[dtc]?frac\s*{_DIGITS_OR_BRACED}\s*{_DIGITS_OR_BRACED}(?!\d)
-        |(?<![\d.^_/])\d{{1,9}}(?:\s|\\[ ,;])+\(?\d{{1,9}}\s*/\s*\d{{1,9}}\)?(?![\d.]))
+        |(?<![\d.^_/])\d{{1,9}}(?:\s|\\[ ,;])+\(?(?!0)\d{{1,9}}\s*/\s*\d{{1,9}}\)?(?![\d.]))
   | (?P<repeating>\d*\.\d*\\(?:overline|bar|dot|dots)\s*(?:\{{\d+\}}|\d)(?:\s*\\dot\s*\{{?\d\}}?)?
         |\d+\.\d*\(\d+\)|\d*\.\d{{0,30}}?(?P<period>\d{{1,6}}?)(?P=period){{2,30}}(?:\.\.\.|\s?\\[cl]?dots))
   | (?P<number>(?:\d{{1,3}}(?:(?:GROUP)\d{{3}})+(?![\d])|\d+)(?:\.\d+|\.(?![\d.]))?(?:[eE][+-]?\d{{1,4}}(?![\w.]))?
