@@ -50,11 +50,16 @@ class VllmEngine:
         self._asleep: set[str] = set()
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
-        """Return, for every request in order, one completion per seed in order."""
+        """Return, for every request in order, one completion per seed in order.
+
+        Every call begins without keys and values: none are left that older weights made, and what is computed, down to
+        its rounding, does not depend on what was asked before. A run that goes on has not asked for its evaluations.
+        """
         from vllm import SamplingParams
 
         self._reader.check(sampling)
         self._wake("weights", "kv_cache")
+        self._llm.reset_prefix_cache()
         rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
         prompts = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids, _ in rows]
         arguments = [sampling_arguments(sampling, seed, self._eos_ids) for _, seed in rows]
@@ -79,14 +84,13 @@ class VllmEngine:
         return replace(completion, routes=told_routes(output.routed_experts, self._router_layers, computed))
 
     def load_weights(self, model: nn.Module, version: int) -> None:
-        """Copy the model's weights, or its adapters, into vLLM, and forget the keys and values that older ones made."""
+        """Copy the model's weights, or its adapters, into vLLM."""
         self._wake("weights")
         with _undisturbed():
             if self._adapters is None:
                 self._llm.collective_rpc("load_policy", args=(list(checkpoint_tensors(model).items()),))
             else:
                 self._adapter = self._adapters.request(model)
-        self._llm.reset_prefix_cache()
         self._llm.llm_engine.set_weight_version(str(version))
         self._version = version
 

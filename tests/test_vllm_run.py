@@ -107,16 +107,25 @@ def test_bfloat16_rollouts_train_with_a_correction(write_recipe: Callable[..., P
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_uninterrupted_one(write_recipe: Callable[..., Path]) -> None:
+def test_a_killed_run_ends_as_an_uninterrupted_one(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     def result(recipe: Path) -> tuple[bytes, list[str]]:
         _, folder = run(recipe)
         return (folder / "model" / "model.safetensors").read_bytes(), (
             folder / "samples.jsonl"
         ).read_text().splitlines()
 
-    stages = [grpo(7, {})]
-    whole = result(write_recipe("whole", model={"init": LLAMA}, stages=stages))
-    recipe = write_recipe("torn", model={"init": LLAMA}, stages=stages)
+    # Evaluations leave keys and values of the prompt's beginning behind, and are not made again by a run that goes on.
+    (tmp_path / "prompt.jinja").write_text("Add up what stands behind the colon, step by step: {{ prompt }}")
+    problems = {
+        "function": "grpo.tasks.arithmetic:sums",
+        "params": {"size": 200, "terms": 2, "max_value": 20},
+        "held_out": 0.1,
+        "template": {"kind": "jinja", "file": "prompt.jinja"},
+    }
+    stages = [grpo(7, {}, evaluation={"every": 1, "problems": 4})]
+    settings = {"model": {"init": LLAMA}, "problems": problems, "stages": stages}
+    whole = result(write_recipe("whole", **settings))
+    recipe = write_recipe("torn", **settings)
     metrics = recipe.parent / "runs" / "torn" / "01-grpo" / "metrics.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-m", "grpo.cli", str(recipe)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
