@@ -45,11 +45,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder/step-000010` and return it. Equal checkpoints are equal files. Raises DiskFull."""
     with atomic_folder(folder / f"step-{checkpoint.step:06d}") as unfinished:
         tied = _save_tensors(checkpoint.model, unfinished / "model.safetensors")
-        _save_tensors(checkpoint.reference, unfinished / "reference.safetensors")
+        tied_reference = _save_tensors(checkpoint.reference, unfinished / "reference.safetensors")
         with (unfinished / "optimizer.pt").open("wb") as file:
             torch.save(dict(checkpoint.optimizer), file)
         _write_json(unfinished / "rng.json", list(checkpoint.rng))
-        state = {"step": checkpoint.step, "tied": tied}
+        state = {"step": checkpoint.step, "tied": tied, "tied_reference": tied_reference}
         state |= {"progress": dict(checkpoint.progress), "figures": dict(checkpoint.figures)}
         _write_json(unfinished / "state.json", state)
         _write_json(unfinished / "manifest.json", {path.name: _seal(path) for path in sorted(unfinished.iterdir())})
@@ -76,12 +76,11 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint folder, which must be sound."""
     state = json.loads((path / "state.json").read_text())
-    model = load_file(path / "model.safetensors")
     return Checkpoint(
         step=state["step"],
-        model=model | {name: model[kept] for name, kept in state["tied"].items()},
+        model=_load_tensors(path / "model.safetensors", state["tied"]),
         optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
-        reference=load_file(path / "reference.safetensors"),
+        reference=_load_tensors(path / "reference.safetensors", state.get("tied_reference", {})),
         rng=json.loads((path / "rng.json").read_text()),
         progress=state["progress"],
         figures=state["figures"],
@@ -179,6 +178,12 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
             kept[name] = _alone(tensor)
     save_file(kept, path)
     return tied
+
+
+def _load_tensors(path: Path, tied: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read tensors, and give those that were left out the names that `_save_tensors` returned."""
+    kept = load_file(path)
+    return kept | {name: kept[first] for name, first in tied.items()}
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
 from grpo.doctor.reader import catch_up
@@ -84,8 +84,7 @@ def _restore(
     checkpoint: Checkpoint, policy: Policy, learner: Learner, reference: Reference | None, process: int
 ) -> None:
     missing, unexpected = policy.model.load_state_dict(dict(checkpoint.model), strict=False)
-    untrained = {name for name, p in policy.model.named_parameters() if not p.requires_grad}
-    if unexpected or set(missing) - untrained:
+    if unexpected or set(missing) - _frozen(policy.model):
         raise UserError(
             f"checkpoint of step {checkpoint.step} is of another model: {[*unexpected, *missing][:3]}; --fresh"
         )
@@ -102,8 +101,13 @@ def _restore(
 
 def trained_state(policy: Policy) -> dict[str, Tensor]:
     """Every tensor that training may change: all of a full model, the adapter alone under LoRA."""
-    frozen = {name for name, p in policy.model.named_parameters() if not p.requires_grad}
+    frozen = _frozen(policy.model)
     return {name: tensor for name, tensor in policy.model.state_dict().items() if name not in frozen}
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """The names of parameters that training leaves alone, both names of a tied one."""
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def advance(

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grpo.checkpoint_names import checkpoint_tensors
+from grpo.checkpoint import Checkpoint, load_latest, save_checkpoint
 from grpo.model_settings import InitSettings, LoraSettings, ModelSettings
 from grpo.policy import (
     Policy,
@@ -24,6 +25,7 @@ from grpo.policy import (
 )
 from grpo.pretrained import load_config, load_tokenizer
 from grpo.scratch import make_policy
+from grpo.training import trained_state
 from grpo.types import UserError
 
 DENSE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -213,6 +215,12 @@ def test_adapters_of_llama_have_the_size_of_their_modules(folders: dict[str, Pat
     assert size(trained(adapted)) == 2 * 2 * (4 * 32 + 3 * 40)
 
 
+def test_checkpoints_of_adapters_leave_a_tied_embedding_to_the_base_model(folders: dict[str, Path]) -> None:
+    names = trained_state(load_policy(settings(LORA), str(folders["llama"])))
+    assert names
+    assert all("lora_" in name for name in names)
+
+
 def test_the_seed_decides_the_adapters(folders: dict[str, Path]) -> None:
     path = str(folders["llama"])
     one, same, other = (load_policy(settings(LORA), path, seed) for seed in (1, 1, 2))
@@ -357,16 +365,19 @@ def test_using_the_reference_leaves_gradients_of_the_policy_alone(policy: Policy
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_a_reference_comes_back_from_a_checkpoint(policy: Policy, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_reference_comes_back_from_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
+    """Its embedding is the output layer too, and is stored once."""
     reference = make_reference(policy)
     disturb(policy)
     reference.refresh(policy)
-    kept = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    save_checkpoint(tmp_path, Checkpoint(1, {}, {}, reference.state_dict(), [], {}, {}))
     disturb(policy)
     again = make_reference(policy)
-    again.load_state_dict(kept)
+    loaded, _ = load_latest(tmp_path)
+    assert loaded is not None
+    again.load_state_dict(loaded.reference)
     with reference.model() as model:
         expected = logits(model)
     with again.model() as model:
         assert torch.equal(logits(model), expected)
-    assert again.state_dict().keys() == kept.keys()
+    assert again.state_dict().keys() == reference.state_dict().keys()
