@@ -29,7 +29,8 @@ class Checkpoint:
     """What a stage is after `step` steps. Tensors lie on the CPU once loaded.
 
     `optimizer` is the optimizer's state_dict; `reference` is empty where there is none; `rng` holds one `rng_state()`
-    a process; `progress` is JSON: data position, byte offsets of the logs, ...; `figures` are those of the step.
+    a process; `progress` is JSON: data position, byte offsets of the logs, ...; `figures` are those measured at
+    this very step.
     """
 
     step: int
@@ -120,6 +121,12 @@ def prune(folder: Path, keep_last: int, keep_best: str | None) -> None:
         shutil.rmtree(path.rename(path.with_name(f".tmp-{path.name}")))
 
 
+def beats(folder: Path, figure: str, value: float) -> bool:
+    """Whether a value is better than that of every checkpoint in a folder; one that is no finite number never is."""
+    others = _measured(_steps(folder), figure).values()
+    return math.isfinite(value) and all(_turned(figure, value) > other for other in others)
+
+
 def require_figure(keep_best: str | None, known: Iterable[str]) -> None:
     """Raise UserError when `keep_best` is none of the figures a stage measures."""
     names = sorted(known)
@@ -158,10 +165,18 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 
 def _best(paths: Sequence[Path], figure: str) -> set[Path]:
     """Return the checkpoint that is best in a figure, or none where none has it."""
-    sign = -1 if lower_is_better(figure) else 1
-    figures = {path: json.loads((path / "state.json").read_text())["figures"].get(figure) for path in paths}
-    measured = {path: sign * value for path, value in figures.items() if value is not None and math.isfinite(value)}
+    measured = _measured(paths, figure)
     return {max(measured, key=lambda path: measured[path])} if measured else set()
+
+
+def _measured(paths: Sequence[Path], figure: str) -> dict[Path, float]:
+    """The checkpoints at whose step a figure was measured, each with the value, turned so that the best is highest."""
+    figures = {path: json.loads((path / "state.json").read_text())["figures"].get(figure) for path in paths}
+    return {path: _turned(figure, v) for path, v in figures.items() if v is not None and math.isfinite(v)}
+
+
+def _turned(figure: str, value: float) -> float:
+    return -value if lower_is_better(figure) else value
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:

@@ -6,10 +6,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from grpo.checkpoint import Checkpoint, load_latest, prune, require_figure, restore_rng, rng_state, save_checkpoint
+from grpo.checkpoint import (
+    Checkpoint,
+    beats,
+    load_latest,
+    prune,
+    require_figure,
+    restore_rng,
+    rng_state,
+    save_checkpoint,
+)
 from grpo.doctor.reader import catch_up
 from grpo.doctor.rounds import Rounds
 from grpo.feed import FeedState
@@ -23,12 +32,16 @@ from grpo.types import EngineLost, UserError
 
 @dataclass
 class Progress:
-    """How far a stage has come. `figures` holds the newest value of every figure, however long ago it was measured."""
+    """How far a stage has come.
+
+    `figures` holds the newest value of every figure, however long ago it was measured, `measured` those of this step.
+    """
 
     step: int = 0
     consumed: int = 0
     entropy_coefficient: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     feed: FeedState = field(default_factory=FeedState)
 
 
@@ -70,7 +83,8 @@ def resume(
     _restore(checkpoint, policy, learner, reference, accelerator.process_index)
     stage = dict(checkpoint.progress["stage"])
     feed = FeedState(**stage.pop("feed", {"places": {"": stage["consumed"]}}))
-    progress = Progress(**stage, figures=dict(checkpoint.figures), feed=feed)
+    measured = dict(checkpoint.figures)
+    progress = Progress(**{"figures": dict(measured), **stage}, measured=measured, feed=feed)
     learner.bad_steps_in_a_row = checkpoint.progress["bad_steps_in_a_row"]
     run.display.note(f"{run.folder.name} goes on after step {progress.step}")
     log = RunLog.open(run.folder, run.folder.name, accelerator, position=checkpoint.progress["log"])
@@ -121,7 +135,7 @@ def advance(
     progress = training.progress
     progress.step += 1
     progress.consumed += consumed
-    progress.figures |= figures
+    _note(progress, figures)
     training.log.write(progress.step, figures, samples, load_LE)
     training.run.display.step(progress.step, figures, samples[0] if samples else None)
     load = None if load_LE is None else load_LE.tolist()
@@ -129,19 +143,36 @@ def advance(
 
 
 def measured_before(training: Training, figures: Mapping[str, float]) -> None:
-    """Log what was measured before the first step, where `keep_best` may find it from the first checkpoint on."""
+    """Log what was measured before the first step; `keep_best` may name it from the first checkpoint on."""
     training.log.write(0, figures, [])
     training.rounds.after(0, figures)
-    training.progress.figures |= figures
+    _note(training.progress, figures)
+
+
+def _note(progress: Progress, figures: Mapping[str, float]) -> None:
+    progress.measured = dict(figures)
+    progress.figures |= figures
 
 
 def save_if_due(training: Training, last_step: int) -> bool:
-    """Save every `checkpoint_every` steps, and after the last one: saving the result may fail too."""
+    """Save every `checkpoint_every` steps, after the best evaluation for `keep_best`, and after the last step: saving
+    the result may fail too.
+    """
     step = training.progress.step
-    due = step % training.learner.settings.checkpoint_every == 0 or step == last_step
+    due = step % training.learner.settings.checkpoint_every == 0 or step == last_step or _is_best_evaluation(training)
     if due:
         save(training)
     return due
+
+
+def _is_best_evaluation(training: Training) -> bool:
+    """Whether `keep_best` names an evaluation, which is rarer than steps, and no checkpoint is as good as this step."""
+    figure, measured = training.learner.settings.keep_best or "", training.progress.measured
+    if not figure.startswith("evaluation/") or figure not in measured:
+        return False
+    is_main_process = training.learner.accelerator.is_main_process  # the others may see the folder later
+    answer = [is_main_process and beats(training.run.folder / "checkpoints", figure, measured[figure])]
+    return bool(broadcast_object_list(answer)[0])
 
 
 @contextmanager
@@ -169,11 +200,11 @@ def save(training: Training) -> None:
             reference={} if training.reference is None else training.reference.state_dict(),
             rng=rng,
             progress={
-                "stage": {name: value for name, value in asdict(progress).items() if name != "figures"},
+                "stage": {name: value for name, value in asdict(progress).items() if name != "measured"},
                 "bad_steps_in_a_row": training.learner.bad_steps_in_a_row,
                 "log": training.log.position(),
             },
-            figures=progress.figures,
+            figures=progress.measured,
         )
         folder = training.run.folder / "checkpoints"
         save_checkpoint(folder, checkpoint)

@@ -33,7 +33,11 @@ class TrainingSettings(StartingStage):
     max_bad_steps: Count = Field(3, description="non-finite steps in a row before the run stops")
     checkpoint_every: Count = Field(10, description="steps between checkpoints")
     keep_last: Count = Field(2, description="checkpoints kept, the newest ones")
-    keep_best: str | None = Field(None, description="a figure of metrics.jsonl whose best checkpoint is kept too")
+    keep_best: str | None = Field(
+        None,
+        description="a figure of metrics.jsonl: the best checkpoint of those at whose step it was measured is kept "
+        "too; an evaluation that is the best so far is saved at once",
+    )
 
     @model_validator(mode="after")
     def _floor_is_reached(self) -> Self:

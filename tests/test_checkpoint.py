@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from grpo.checkpoint import (
     Checkpoint,
+    beats,
     load_latest,
     lower_is_better,
     prune,
@@ -166,6 +167,13 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert names(tmp_path / "b") == ["step-000002", "step-000003"]
     prune(tmp_path / "b", keep_last=1, keep_best="unmeasured")
     assert names(tmp_path / "b") == ["step-000003"]
+
+
+def test_a_figure_beats_the_checkpoints_that_have_it(tmp_path):
+    assert beats(tmp_path, "loss", 9.0)
+    save_steps(tmp_path, loss=[3.0, float("nan"), 2.0], accuracy=[0.5, 0.9, 0.1])
+    assert [beats(tmp_path, "loss", value) for value in (1.9, 2.0, 2.5, float("nan"))] == [True, False, False, False]
+    assert [beats(tmp_path, "accuracy", value) for value in (0.91, 0.9)] == [True, False]
 
 
 def test_which_way_is_better():

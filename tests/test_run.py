@@ -65,10 +65,12 @@ def test_a_run_leaves_what_it_promises(write_recipe: Callable[..., Path], capsys
 
 
 def test_keep_best_may_name_a_figure_that_is_measured_later_again(write_recipe: Callable[..., Path]) -> None:
-    """The figures before the first step count, so the first checkpoint need not fall on an evaluation."""
+    """Step 2 has no accuracy of its own, whatever was measured before it. All are 0, and of equal ones the first stays."""
     recipe = write_recipe()
-    said = ("0.steps=1", "1.steps=3", "1.checkpoint_every=1", "1.evaluation.every=3", "1.keep_best=evaluation/accuracy")
+    said = ("0.steps=1", "1.steps=5", "1.checkpoint_every=2", "1.evaluation.every=3", "1.keep_best=evaluation/accuracy")
     assert train([str(recipe), *(f"--set=stages.{override}" for override in said)]) == 0
+    kept = (recipe.parent / "runs" / "tiny" / "02-grpo" / "checkpoints").iterdir()
+    assert sorted(path.name for path in kept) == ["step-000003", "step-000004", "step-000005"]
 
 
 def test_ctrl_c_while_the_report_is_written_still_gives_the_terminal_and_the_trackers_back(
