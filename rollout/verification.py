@@ -114,8 +114,13 @@ def gap_figures(answers: Sequence[Answer]) -> Mapping[str, float]:
     return {"check/gap_max": gap_N.max().item(), "check/gap_mean": gap_N.mean().item()}
 
 
+def compared_with_next(answer: Answer, before: Answer | None) -> Answer:
+    """What the next answer is compared with: the first of those that were the same, so that small moves add up."""
+    return before if before is not None and _same_answer(answer, before) else answer
+
+
 def _is_stale(answer: Answer, before: Answer | None) -> bool:
-    """Whether it answers to the bit as it did before the push, though the learner has moved on."""
+    """Whether it answers to the bit as it did before, though the learner has moved on since then."""
     if before is None or not _same_answer(answer, before):
         return False
     return bool((answer.learner_logprobs_N - before.learner_logprobs_N).abs().mean() > MOVED)

@@ -10,6 +10,7 @@ from grpo.rollout.verification import (
     Answer,
     Probe,
     ask_replica,
+    compared_with_next,
     describe,
     gap_figures,
     is_sound,
@@ -46,7 +47,7 @@ class WeightPush:
             self._engine.load_weights(model, version)
             replicas, answers = self._ask(model)
         self._demand(replicas, answers, model, version)
-        self._before = answers
+        self._before = [compared_with_next(answer, before) for answer, before in self._pairs(answers)]
         cost = {"time/check": time.perf_counter() - start, "check/retried": float(retried)}
         return {**gap_figures(answers), **cost} if answers else {}
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from grpo.engine_settings import CheckSettings
-from grpo.rollout.verification import Answer, Probe, describe, gap_figures, is_sound, likely_cause, make_probe, unseen
+from grpo.rollout.verification import (
+    Answer,
+    Probe,
+    compared_with_next,
+    describe,
+    gap_figures,
+    is_sound,
+    likely_cause,
+    make_probe,
+    unseen,
+)
 from grpo.types import Completion
 
 
@@ -66,6 +76,19 @@ def test_an_engine_that_answers_as_before_is_stale_once_the_learner_has_moved() 
     assert not is_sound(moved, loose, SOUND)
     assert is_sound(SOUND, loose, SOUND)  # a push of equal weights
     assert "did not take the weights" in likely_cause(moved, SOUND, moved, loose)
+
+
+def test_steps_too_small_to_be_told_from_rounding_add_up() -> None:
+    """The learner moves 0.005 nats a step and the engine never: the fifth step passes 0.02."""
+    loose, before = probe("experts"), SOUND
+    found = []
+    for step in range(1, 6):
+        moved = replace(SOUND, learner_logprobs_N=SOUND.learner_logprobs_N - 0.005 * step)
+        found.append(is_sound(moved, loose, before))
+        before = compared_with_next(moved, before)
+    assert found == [True, True, True, True, False]
+    other = replace(SOUND, completions=SOUND.completions[::-1])
+    assert compared_with_next(other, SOUND) is other
 
 
 def test_causes_and_the_worst_tokens_are_told() -> None:
