@@ -1,6 +1,6 @@
 """A step's rollout: problems drawn, completions sampled and scored, groups without signal replaced when asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from grpo.feed import Feed, FeedChange, FeedState, Visit, after, joined, take
 from grpo.grpo_stage import GrpoStage
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
+from grpo.rewards.registry import Reward
 from grpo.rewards.score import Scoring, reward_figures
 from grpo.rollout.collect import rollout_figures
 from grpo.rollout.engine import Engine, Sampling
@@ -21,13 +22,16 @@ from grpo.types import Problem, ScoredGroup, UserError
 
 @dataclass(frozen=True)
 class RolloutSource:
-    """What rollouts are made with. `saved` holds those of an interrupted run by step, already sampled and scored."""
+    """What rollouts are made with.
+
+    `saved` holds those of an interrupted run by step, already sampled and scored, until they are asked for.
+    """
 
     stage: GrpoStage
     run: StageRun
     task: Task
     engine: Engine
-    saved: Mapping[int, Rollout]
+    saved: dict[int, Rollout]
     feed: Feed
 
     @property
@@ -54,10 +58,10 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     2503.14476, section 3.2) until the step is full or `max_rounds` is reached; figures describe all that was sampled.
 
     Raises:
-        UserError: more than `max_reward_errors` of the completions could not be scored.
+        UserError: rewards failed on more than `max_reward_errors` of the completions.
     """
     if step in source.saved:
-        return source.saved[step]
+        return source.saved.pop(step)
     stage, wanted = source.stage, source.stage.prompts_per_step
     rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
     kept: list[ScoredGroup] = []
@@ -96,7 +100,7 @@ def _one_round(
         scoring = judge(task, groups, source.run.accelerator)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
-    check_failures(scoring, stage.max_reward_errors, place[0])
+    check_failures(scoring, task.rewards, stage.max_reward_errors, place[0])
     return scoring.groups
 
 
@@ -147,19 +151,24 @@ def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], sec
     }
 
 
-def check_failures(scoring: Scoring, limit: float, step: int) -> None:
-    """Raise UserError when more than a share `limit` of a step's completions could not be scored."""
-    total = sum(len(group.scores) for group in scoring.groups)
-    unscored = sum(score.total is None for group in scoring.groups for score in group.scores)
-    if unscored > limit * total and scoring.failures:
-        first = scoring.failures[0]
+def check_failures(scoring: Scoring, rewards: Sequence[Reward], limit: float, step: int) -> None:
+    """Raise UserError when the rewards that count failed on more than a share `limit` of a step's completions.
+
+    That none of them applies to a completion is no failure, unless that is so of all.
+    """
+    counting = {name for reward in rewards if reward.weight for name in (reward.name, *reward.gate[:1])}
+    scores = [score for group in scoring.groups for score in group.scores]
+    failed = sum(any(score.status[name] in ("error", "timeout") for name in counting) for score in scores)
+    if failed > limit * len(scores):
+        first = next(failure for failure in scoring.failures if failure.reward in counting)
         raise UserError(
-            f"step {step}: {unscored} of {total} completions could not be scored, expected at most a share of {limit} "
+            f"step {step}: rewards failed on {failed} of {len(scores)} completions, expected at most a share of {limit} "
             f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
             "correct the reward"
         )
-    if unscored == total:
+    if all(score.total is None for score in scores):
         raise UserError(
-            f"step {step}: none of the rewards with a weight applies to any of {total} completions (all gave None), so "
-            "there is nothing to learn from: correct the rewards or the columns they read"
+            f"step {step}: none of the rewards with a weight applies to any of {len(scores)} completions "
+            f"({failed} failed, the others gave None), so there is nothing to learn from: correct the rewards or the "
+            "columns they read"
         )

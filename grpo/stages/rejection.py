@@ -99,7 +99,7 @@ def _sampled(
         scoring = judge(task, groups, run.accelerator)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
-    check_failures(scoring, stage.max_reward_errors, step)
+    check_failures(scoring, task.rewards, stage.max_reward_errors, step)
     figures = reward_figures(scoring.groups) | rollout_figures(groups, clock.seconds("rollout")) | clock.figures()
     rollout = Rollout(step, len(chunk), scoring.groups, figures)
     if run.accelerator.is_main_process:
