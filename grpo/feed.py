@@ -6,8 +6,9 @@ What comes next is a function of the feed, its `FeedState` and the step, so the 
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import accumulate
 from math import ceil
 
@@ -53,7 +54,7 @@ class FeedState:
 
 @dataclass(frozen=True)
 class FeedChange:
-    """What a rollout does to the state: where the sources are after it, what was passed over, what was visited."""
+    """What a round does to the state: where the sources are after it, what was passed over, what was then visited."""
 
     places: Mapping[str, int] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
@@ -153,7 +154,7 @@ def _passes_over(problem_id: str, state: FeedState, times: int, curriculum: Curr
 
 
 def after(state: FeedState, change: FeedChange, curriculum: CurriculumSettings | None = None) -> FeedState:
-    """The state once a rollout has been learned from. Neither argument changes."""
+    """The state once a round has been learned from. Neither argument changes."""
     if curriculum is None:
         return FeedState(dict(change.places))
     history, passed = dict(state.history), dict(state.passed)
@@ -166,9 +167,11 @@ def after(state: FeedState, change: FeedChange, curriculum: CurriculumSettings |
     return FeedState(dict(change.places), history, passed)
 
 
-def joined(first: FeedChange, second: FeedChange) -> FeedChange:
-    """One change that does what two do, one after the other."""
-    return FeedChange({**first.places, **second.places}, first.passed + second.passed, first.visits + second.visits)
+def after_all(
+    state: FeedState, changes: Iterable[FeedChange], curriculum: CurriculumSettings | None = None
+) -> FeedState:
+    """The state once changes have been made in their order: a problem may be visited first and passed over then."""
+    return reduce(lambda now, change: after(now, change, curriculum), changes, state)
 
 
 def curriculum_figures(feed: Feed, state: FeedState) -> dict[str, float]:

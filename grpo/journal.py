@@ -5,7 +5,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,21 @@ FAST = 1
 class Rollout:
     """The scored groups of a step, and the figures that were measured while they were sampled.
 
-    `consumed` problems were drawn for it, those of groups that were not kept included; `change` is what that does to
-    the stage's feed.
+    `consumed` problems were drawn for it, those of groups that were not kept included; `changes` are what its rounds do
+    to the stage's feed, in order.
     """
 
     step: int
     consumed: int
     scored: Sequence[ScoredGroup]
     figures: Mapping[str, float]
-    change: FeedChange = field(default_factory=FeedChange)
+    changes: tuple[FeedChange, ...] = ()
 
 
 def write_rollout(folder: Path, rollout: Rollout) -> None:
     """Write a rollout to `folder`, complete or not at all. Of a problem only the id is kept. Raises DiskFull."""
-    header = {"consumed": rollout.consumed, "figures": dict(rollout.figures), "change": asdict(rollout.change)}
+    changes = [asdict(change) for change in rollout.changes]
+    header = {"consumed": rollout.consumed, "figures": dict(rollout.figures), "changes": changes}
     lines = [json.dumps(entry) for entry in [header, *map(_group_entry, rollout.scored)]]
     # Without a time in its header, gzip gives equal rollouts equal files.
     write_atomic(_path(folder, rollout.step), gzip.compress("\n".join(lines).encode(), FAST, mtime=0))
@@ -58,15 +59,8 @@ def read_rollout(folder: Path, step: int, problems: Mapping[str, Problem]) -> Ro
                 "bring the data back, or start over with --fresh"
             )
     scored = [_scored_group(entry, problems) for entry in entries]
-    change = header["change"]
-    visits = tuple((problem, rate) for problem, rate in change["visits"])
-    return Rollout(
-        step,
-        header["consumed"],
-        scored,
-        header["figures"],
-        FeedChange(change["places"], tuple(change["passed"]), visits),
-    )
+    changes = tuple(map(_change, header["changes"] if "changes" in header else [header["change"]]))
+    return Rollout(step, header["consumed"], scored, header["figures"], changes)
 
 
 def prune_rollouts(folder: Path, up_to_step: int) -> None:
@@ -74,6 +68,11 @@ def prune_rollouts(folder: Path, up_to_step: int) -> None:
     for path in folder.glob("step-*.jsonl.gz"):
         if int(path.name.removeprefix("step-").removesuffix(".jsonl.gz")) <= up_to_step:
             path.unlink()
+
+
+def _change(entry: Mapping[str, Any]) -> FeedChange:
+    visits = tuple((problem, rate) for problem, rate in entry["visits"])
+    return FeedChange(entry["places"], tuple(entry["passed"]), visits)
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from grpo.advantages import keep_groups
 from grpo.evaluation import RIGHT
 from grpo.experience import part_matrix, reward_matrix
-from grpo.feed import Feed, FeedChange, FeedState, Visit, after, joined, take
+from grpo.feed import Feed, FeedChange, FeedState, Visit, after, take
 from grpo.grpo_stage import GrpoStage
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
@@ -66,15 +66,15 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
     kept: list[ScoredGroup] = []
     everything: list[ScoredGroup] = []
-    change = FeedChange()
+    changes: list[FeedChange] = []
     clock = Clock()
     for number in range(rounds):
         if len(kept) == wanted:
             break
-        now = after(state, change, source.feed.curriculum) if number else state
-        problems, drawn = take(source.feed, now, step, wanted - len(kept))
+        problems, drawn = take(source.feed, state, step, wanted - len(kept))
         scored = _one_round(source, (step, number), problems, clock)
-        change = joined(change, replace(drawn, visits=visits(scored, source.feed)))
+        changes.append(replace(drawn, visits=visits(scored, source.feed)))
+        state = after(state, changes[-1], source.feed.curriculum)
         everything += scored
         kept += _with_signal(scored, stage)
     kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
@@ -83,7 +83,7 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
         figures["completion/limit"] = float(stage.rollout.max_new_tokens)
     if stage.temperature_schedule:
         figures["temperature"] = stage.rollout.temperature
-    rollout = Rollout(step, len(everything), kept, figures, change)
+    rollout = Rollout(step, len(everything), kept, figures, tuple(changes))
     if source.run.accelerator.is_main_process:
         write_rollout(source.folder, rollout)
     return rollout

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,9 @@ from grpo.feed import (
     Source,
     Visit,
     after,
+    after_all,
     check_feed,
     curriculum_figures,
-    joined,
     make_feed,
     take,
 )
@@ -81,7 +82,7 @@ def test_always_and_never_solved_problems_are_passed_over_and_tested_again() -> 
     for step in range(1, 13):
         taken, change = take(feed, state, step, 2)
         visited: tuple[Visit, ...] = tuple((p.id, {"x0": 1.0, "x1": 0.0}.get(p.id, 0.5)) for p in taken)
-        state = after(state, joined(change, FeedChange(visits=visited)), feed.curriculum)
+        state = after(state, replace(change, visits=visited), feed.curriculum)
         seen.update(problem.id for problem in taken)
     assert seen == Counter(x0=3, x1=3, x2=9, x3=9)  # 24 problems from 9 epochs
 
@@ -100,6 +101,15 @@ def test_what_a_visit_leaves() -> None:
     later = after(state, FeedChange({"": 5}, ("b", "c"), (("a", 1.0), ("d", None))), curriculum)
     assert later == FeedState({"": 5}, {"a": [0.5, 1.0]}, {"b": 2, "c": 1})
     assert state.history == {"a": [0.0, 0.5]}
+
+
+def test_rounds_of_a_step_count_in_their_order() -> None:
+    """a was passed over twice, is visited in the first round, solved again, and passed over in the second."""
+    curriculum = CurriculumSettings(visits=2)
+    rounds = [FeedChange({"": 4}, ("b",), (("a", 1.0),)), FeedChange({"": 6}, ("a",), (("b", 0.5),))]
+    later = after_all(FeedState({"": 3}, {"a": [1.0]}, {"a": 2}), rounds, curriculum)
+    assert later == FeedState({"": 6}, {"a": [1.0, 1.0], "b": [0.5]}, {"a": 1})
+    assert after_all(later, [], curriculum) == later
 
 
 def test_figures_of_a_curriculum_by_hand() -> None:

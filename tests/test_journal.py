@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from grpo.feed import FeedChange
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
 from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, UserError
 
@@ -20,7 +21,9 @@ def make_rollout() -> Rollout:
         Score(1 / 3, {"accuracy": 1 / 3, "format": None}, {"accuracy": "ok", "format": "not_applicable"}),
         Score(None, {"accuracy": None}, {"accuracy": "timeout"}),
     )
-    return Rollout(11, 3, [ScoredGroup(Group(PROBLEM, (1, 2), (right, wrong)), scores)], {"time/rollout": 0.1})
+    group = ScoredGroup(Group(PROBLEM, (1, 2), (right, wrong)), scores)
+    changes = FeedChange({"": 4}, ("b",), (("a", 1.0),)), FeedChange({"": 6}, ("a",), (("b", None),))
+    return Rollout(11, 3, [group], {"time/rollout": 0.1}, changes)
 
 
 def test_a_rollout_comes_back_exactly(tmp_path):

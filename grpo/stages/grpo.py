@@ -6,7 +6,7 @@ Axes: P prompts of a step, G completions of a prompt.
 from grpo.correction import first_pass
 from grpo.experience import mask_reasons, minibatches, step_advantages
 from grpo.experts.health import step_load
-from grpo.feed import after, curriculum_figures
+from grpo.feed import after_all, curriculum_figures
 from grpo.grpo_stage import GrpoStage
 from grpo.journal import prune_rollouts
 from grpo.learner import train_step
@@ -43,7 +43,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read, stage.token_logprobs)
         figures |= between_steps(parts, step, figures) | watch(parts, figures)
-        progress.feed = after(progress.feed, rollout.change, stage.curriculum)
+        progress.feed = after_all(progress.feed, rollout.changes, stage.curriculum)
         figures |= curriculum_figures(parts.source.feed, progress.feed)
         advance(training, rollout.consumed, figures, samples, step_load(tallies))
         if save_if_due(training, stage.steps):
