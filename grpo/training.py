@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -30,11 +31,20 @@ from grpo.run import StageRun
 from grpo.types import EngineLost, UserError
 
 
+@dataclass(frozen=True)
+class Untold:
+    """What the logs do not have yet of a step that has changed the policy, beside its figures."""
+
+    samples: list[dict[str, Any]]
+    load: list[list[float]] | None
+
+
 @dataclass
 class Progress:
     """How far a stage has come.
 
-    `figures` holds the newest value of every figure, however long ago it was measured, `measured` those of this step.
+    `figures` holds the newest value of every figure, however long ago it was measured, `measured` those of this step,
+    `untold` the rest of its rows until they are logged.
     """
 
     step: int = 0
@@ -42,6 +52,7 @@ class Progress:
     entropy_coefficient: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    untold: Untold | None = None
     feed: FeedState = field(default_factory=FeedState)
 
 
@@ -83,8 +94,9 @@ def resume(
     _restore(checkpoint, policy, learner, reference, accelerator.process_index)
     stage = dict(checkpoint.progress["stage"])
     feed = FeedState(**stage.pop("feed", {"places": {"": stage["consumed"]}}))
-    measured = dict(checkpoint.figures)
+    measured, untold = dict(checkpoint.figures), stage.pop("untold", None)
     progress = Progress(**{"figures": dict(measured), **stage}, measured=measured, feed=feed)
+    progress.untold = None if untold is None else Untold(**untold)
     learner.bad_steps_in_a_row = checkpoint.progress["bad_steps_in_a_row"]
     run.display.note(f"{run.folder.name} goes on after step {progress.step}")
     log = RunLog.open(run.folder, run.folder.name, accelerator, position=checkpoint.progress["log"])
@@ -131,27 +143,44 @@ def advance(
     samples: list[dict[str, Any]],
     load_LE: Tensor | None = None,
 ) -> None:
-    """End a step: count it, log it, with the load of experts (L routers, E experts), show it, and see how it fares."""
+    """End a step after which nothing is left to measure."""
+    learned(training, consumed, figures, samples, load_LE)
+    tell(training, {})
+
+
+def learned(
+    training: Training,
+    consumed: int,
+    figures: Mapping[str, float],
+    samples: list[dict[str, Any]],
+    load_LE: Tensor | None = None,
+) -> None:
+    """Count a step that has changed the policy, with the load of experts (L routers, E experts); `tell` ends it."""
     progress = training.progress
     progress.step += 1
     progress.consumed += consumed
-    _note(progress, figures)
-    training.log.write(progress.step, figures, samples, load_LE)
-    training.run.display.step(progress.step, figures, samples[0] if samples else None)
-    load = None if load_LE is None else load_LE.tolist()
-    training.run.display.findings(training.rounds.after(progress.step, figures, load))
+    progress.measured = dict(figures)
+    progress.untold = Untold(samples, None if load_LE is None else load_LE.tolist())
+
+
+def tell(training: Training, figures: Mapping[str, float]) -> None:
+    """Log the step that was learned, with what was measured after it, show it, and see how it fares."""
+    progress, untold = training.progress, training.progress.untold
+    assert untold is not None, "every step is told once"
+    progress.untold = None
+    progress.measured |= figures
+    progress.figures |= progress.measured
+    load_LE = None if untold.load is None else torch.tensor(untold.load)
+    training.log.write(progress.step, progress.measured, untold.samples, load_LE)
+    training.run.display.step(progress.step, progress.measured, untold.samples[0] if untold.samples else None)
+    training.run.display.findings(training.rounds.after(progress.step, progress.measured, untold.load))
 
 
 def measured_before(training: Training, figures: Mapping[str, float]) -> None:
     """Log what was measured before the first step; `keep_best` may name it from the first checkpoint on."""
     training.log.write(0, figures, [])
     training.rounds.after(0, figures)
-    _note(training.progress, figures)
-
-
-def _note(progress: Progress, figures: Mapping[str, float]) -> None:
-    progress.measured = dict(figures)
-    progress.figures |= figures
+    training.progress.figures |= figures
 
 
 def save_if_due(training: Training, last_step: int) -> bool:
@@ -181,7 +210,7 @@ def saved_if_lost(training: Training) -> Iterator[None]:
     try:
         yield
     except EngineLost:
-        if training.progress.step % training.learner.settings.checkpoint_every:
+        if training.progress.untold or training.progress.step % training.learner.settings.checkpoint_every:
             save(training)
         raise
 
@@ -189,7 +218,7 @@ def saved_if_lost(training: Training) -> Iterator[None]:
 def save(training: Training) -> None:
     """Write a checkpoint of this very moment and drop those that retention does not ask for."""
     settings, accelerator = training.learner.settings, training.learner.accelerator
-    require_figure(settings.keep_best, training.progress.figures)
+    require_figure(settings.keep_best, training.progress.figures | training.progress.measured)
     rng: list[Any] = [rng_state()] if accelerator.num_processes == 1 else gather_object([rng_state()])
     if accelerator.is_main_process:
         progress = training.progress

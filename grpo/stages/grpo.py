@@ -13,8 +13,8 @@ from grpo.learner import train_step
 from grpo.metrics import Clock, sample_rows
 from grpo.rollouts import roll_out
 from grpo.run import StageRun
-from grpo.stages.grpo_parts import between_steps, evaluate_if_due, reward_kl, set_up, step_figures, watch
-from grpo.training import advance, finish, save_if_due, saved_if_lost
+from grpo.stages.grpo_parts import between_steps, measure, reward_kl, set_up, step_figures
+from grpo.training import finish, learned, save_if_due, saved_if_lost
 
 
 def run(stage: GrpoStage, run: StageRun) -> None:
@@ -36,16 +36,18 @@ def run(stage: GrpoStage, run: StageRun) -> None:
                 train_step(parts.learner, batches, parts.objective(batches), progress.step)
                 for batches in map(parts.micro_batches, minibatches(rollout.scored, first, advantages_PG, stage))
             ]
-        with clock("sync"):
-            checked = parts.push_weights(parts.policy.model, version=step)
 
-        figures = step_figures(rollout, tallies, clock, kl_PG) | checked | evaluate_if_due(parts, step)
+        figures = step_figures(rollout, tallies, clock, kl_PG)
         reasons_PG = mask_reasons(rollout.scored, stage.mask_truncated)
         samples = sample_rows(step, rollout.scored, advantages_PG, reasons_PG, parts.read, stage.token_logprobs)
-        figures |= between_steps(parts, step, figures) | watch(parts, figures)
+        figures |= between_steps(parts, step, figures)
         progress.feed = after_all(progress.feed, rollout.changes, stage.curriculum)
         figures |= curriculum_figures(parts.source.feed, progress.feed)
-        advance(training, rollout.consumed, figures, samples, step_load(tallies))
+        learned(training, rollout.consumed, figures, samples, step_load(tallies))
+
+        with saved_if_lost(training), clock("sync"):
+            checked = parts.push_weights(parts.policy.model, version=step)
+        measure(parts, checked | clock.figures())
         if save_if_due(training, stage.steps):
             prune_rollouts(parts.source.folder, step)
     whole.engine.close()

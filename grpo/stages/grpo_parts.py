@@ -35,7 +35,7 @@ from grpo.rollouts import RolloutSource, saved_rollouts
 from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.task import Task, load_judges, load_task
-from grpo.training import Training, measured_before, resume, starting_policy
+from grpo.training import Training, measured_before, resume, save_if_due, saved_if_lost, starting_policy, tell
 from grpo.types import Batch, ScoredGroup
 from grpo.watch import TOTAL, watched, watched_rewards
 
@@ -118,7 +118,7 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
     engine = make_engine(rollout, policy, work)
     push_weights = WeightPush(engine, probe_of(rollout, policy, work))
-    push_weights(policy.model, version=training.progress.step)
+    checked = push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
     source = RolloutSource(stage, run, task, engine, saved, feed)
@@ -131,6 +131,9 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     run.display.stage(run.number, run.folder.name, stage.kind, stage.steps)
     if training.progress.step == 0 and stage.evaluation is not None:
         measured_before(training, evaluate_if_due(parts, 0))
+    if training.progress.untold is not None:
+        measure(parts, checked)
+        save_if_due(training, stage.steps)
     return parts
 
 
@@ -181,6 +184,16 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
         )
     figures = {f"evaluation/{name}": value for name, value in measured.items()}
     return figures | clock.figures()
+
+
+def measure(parts: Parts, checked: Mapping[str, float]) -> None:
+    """Evaluate where that is due, and tell the step that was learned. A run that goes on after a lost engine does it
+    for the step that had been saved without.
+    """
+    training = parts.training
+    with saved_if_lost(training):
+        figures = {**checked, **evaluate_if_due(parts, training.progress.step)}
+    tell(training, figures | watch(parts, training.progress.measured | figures))
 
 
 def active_coefficient(stage: GrpoStage, training: Training) -> float:
