@@ -1,6 +1,6 @@
 """What an engine is: something that samples completions and can be given newer weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Engine(Sampler, Protocol):
 
     def replicas(self) -> Sequence[Sampler]:
         """Each place that holds a copy of the weights, to be checked by itself; none where the model itself samples."""
+        ...
+
+    def check_with(self, check: Callable[[Sampler], None]) -> None:
+        """Have `check` judge a place that gets the weights between two pushes before it samples; it raises if need be."""
         ...
 
     def rest(self) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class ServerEngine:
         self._eos_ids = tuple(eos_ids)
         self._run = uuid.uuid4().hex
         self._version = 0
+        self._check: Callable[[Sampler], None] = _unchecked
         self._pool = ServerPool(settings, options, logs)
         way = self._pool.way
         self._weights = FileSender(settings.folder) if way == "file" else NativeSender(way)
@@ -99,6 +101,10 @@ class ServerEngine:
         """Every live server by itself."""
         return [_OneServer(self, server) for server in self._ready()]
 
+    def check_with(self, check: Callable[[Sampler], None]) -> None:
+        """Have `check` judge a server that is given the weights by itself, since no other is left."""
+        self._check = check
+
     def rest(self) -> None:
         """Servers have memory of their own."""
 
@@ -113,9 +119,9 @@ class ServerEngine:
         return f"{self._run}-{self._version}"
 
     def _ready(self) -> list[Server]:
-        """The live servers that took the current weights with the last push, which was verified.
+        """The live servers that have the current weights, verified.
 
-        One that has come back since gets them with the next push; at once where it is the only one.
+        One that has come back since the last push gets them with the next; at once where no other is left.
         """
         while True:
             live = self._pool.wait(1)
@@ -123,6 +129,13 @@ class ServerEngine:
             if ready:
                 return ready
             self._give_weights(live[0])
+            self._check_one(live[0])
+
+    def _check_one(self, server: Server) -> None:
+        """Have a server checked that got the weights by itself, if it did."""
+        if server.weights == self._label:
+            with suppress(ReplicaLost):
+                self._check(_OneServer(self, server))
 
     def _give_weights(self, server: Server) -> None:
         try:
@@ -187,6 +200,10 @@ class _OneServer:
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """As the engine's. Raises ReplicaLost when the server dies meanwhile."""
         return self._engine.generate_on(self._server, requests, sampling)
+
+
+def _unchecked(replica: Sampler) -> None:
+    """Before the first push there is nothing to hold a server to."""
 
 
 async def _first_failure(workers: Sequence["asyncio.Task[None]"], watch: "asyncio.Task[None]") -> None:

@@ -7,7 +7,7 @@ Axes: R rows of a wave, B rows of them that are still in the batch, T tokens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -69,6 +69,9 @@ class TransformersEngine:
     def replicas(self) -> Sequence[Sampler]:
         """None: there is no copy of the weights that could differ."""
         return ()
+
+    def check_with(self, check: Callable[[Sampler], None]) -> None:
+        """Nothing: it has no weights of its own."""
 
     def rest(self) -> None:
         """Nothing is held between two calls."""

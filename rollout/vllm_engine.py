@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -97,6 +97,9 @@ class VllmEngine:
     def replicas(self) -> Sequence[Sampler]:
         """This one copy."""
         return (self,)
+
+    def check_with(self, check: Callable[[Sampler], None]) -> None:
+        """Nothing: it gets weights by pushes alone."""
 
     def rest(self) -> None:
         """On a GPU, give back the memory of keys and values, and move the weights away."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
@@ -21,7 +22,7 @@ from grpo.types import TrainingFailure
 
 
 class WeightPush:
-    """Pushes the policy's weights to an engine and verifies every push.
+    """Pushes the policy's weights to an engine and verifies every push, and every replica that gets them later.
 
     The check is skipped where the engine samples with the policy itself: there is no copy that could be wrong.
     """
@@ -39,6 +40,7 @@ class WeightPush:
         Raises:
             TrainingFailure: the engine's probabilities are not the policy's, after a second push too.
         """
+        self._engine.check_with(partial(self._check_late, model, version))
         self._engine.load_weights(model, version)
         start = time.perf_counter()
         replicas, answers = self._ask(model)
@@ -64,15 +66,25 @@ class WeightPush:
         return all(is_sound(answer, self._probe, before) for answer, before in self._pairs(answers))
 
     def _demand(self, replicas: Sequence[Sampler], answers: list[Answer], model: nn.Module, version: int) -> None:
-        probe = self._probe
         for number, (answer, before) in enumerate(self._pairs(answers)):
-            if not is_sound(answer, probe, before):
-                uncached = ask_replica(replicas[number], model, unseen(probe))
-                cause = likely_cause(answer, before, uncached, probe)
+            if not is_sound(answer, self._probe, before):
                 raise TrainingFailure(
                     f"weights of version {version}: engine {number + 1} of {len(answers)} does not sample with them, "
-                    f"after a second push either: {describe(answer, probe, cause)}"
+                    f"after a second push either: {self._described(replicas[number], model, answer, before)}"
                 )
+
+    def _check_late(self, model: nn.Module, version: int, replica: Sampler) -> None:
+        """Judge a replica that got the weights after their push. Raises TrainingFailure."""
+        answer = ask_replica(replica, model, self._probe)
+        if not is_sound(answer, self._probe, None):
+            raise TrainingFailure(
+                f"weights of version {version}: an engine that came back and got them by itself does not sample with "
+                f"them: {self._described(replica, model, answer, None)}"
+            )
+
+    def _described(self, replica: Sampler, model: nn.Module, answer: Answer, before: Answer | None) -> str:
+        uncached = ask_replica(replica, model, unseen(self._probe))
+        return describe(answer, self._probe, likely_cause(answer, before, uncached, self._probe))
 
     def _pairs(self, answers: list[Answer]) -> list[tuple[Answer, Answer | None]]:
         known = self._before if len(self._before) == len(answers) else [None] * len(answers)

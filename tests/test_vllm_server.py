@@ -22,7 +22,7 @@ from grpo.rollout.server_engine import ServerEngine
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.weights import WeightPush
 from grpo.scratch import make_policy
-from grpo.types import UserError
+from grpo.types import TrainingFailure, UserError
 
 if not os.environ.get("CI"):
     pytest.importorskip("vllm")
@@ -118,6 +118,29 @@ def test_a_server_that_dies_in_a_rollout_costs_nothing_and_comes_back(
     assert [server.weights for server in engine._pool.servers] == [engine._label] * 2
     probe = probe_of(SETTINGS, policy, Work(PROMPTS, 128, 1.0, "fp32", Path("unused")))
     assert WeightPush(engine, probe)(policy.model, engine._version)["check/gap_max"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_when_no_other_is_left_is_verified_before_it_samples(
+    engine: ServerEngine, policy: Policy
+) -> None:
+    """The weights that it gets are not those of the learner, as if their file had changed since the push."""
+    moved = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    version = engine._version + 1
+    probe = probe_of(SETTINGS, policy, Work(PROMPTS, 128, 1.0, "fp32", Path("unused")))
+    WeightPush(engine, probe)(policy.model, version)
+    for process in engine._pool._processes.values():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    engine._weights.hold(moved)
+    with pytest.raises(TrainingFailure, match=f"version {version}: an engine that came back and got them by itself"):
+        engine.generate([SampleRequest(PROMPTS[0], (1,))], Sampling(1.0, 8))
+    while len(engine._pool.live()) < 2:
+        time.sleep(0.2)
+    assert WeightPush(engine, probe)(policy.model, version + 1)["check/gap_max"] < 1e-4
 
 
 @pytest.mark.slow
