@@ -1,8 +1,11 @@
 """Files and folders that are either complete or absent, whatever moment the process dies at."""
 
 import errno
+import hashlib
 import os
+import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +82,19 @@ def full_disk_is_an_answer(path: Path) -> Iterator[None]:
             f"{path}: could not be written: {reason} ({_free_mb(path):,.0f} MB free); what was complete before is "
             "kept: make room and run the same command again"
         ) from error
+
+
+def passing_folder(kind: str, run: Path, place: Path | None = None) -> tempfile.TemporaryDirectory[str]:
+    """A folder for what a run hands on, in `place` or among temporary files, that goes with the process.
+
+    Those that killed processes of the same run left are removed, so the caller holds the run.
+    """
+    place = place or Path(tempfile.gettempdir())
+    of_run = hashlib.sha256(f"{platform.node()}:{run.resolve()}".encode()).hexdigest()[:16]
+    prefix = f"grpo-{kind}-{of_run}-"
+    for leftover in place.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
 
 
 def sync(path: Path) -> None:

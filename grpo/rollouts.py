@@ -162,8 +162,8 @@ def check_failures(scoring: Scoring, rewards: Sequence[Reward], limit: float, st
     if failed > limit * len(scores):
         first = next(failure for failure in scoring.failures if failure.reward in counting)
         raise UserError(
-            f"step {step}: rewards failed on {failed} of {len(scores)} completions, expected at most a share of {limit} "
-            f"(max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
+            f"step {step}: rewards failed on {failed} of {len(scores)} completions, expected at most a share of "
+            f"{limit} (max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
             "correct the reward"
         )
     if all(score.total is None for score in scores):

@@ -1,6 +1,6 @@
 """LoRA adapters that vLLM applies itself: a push sends their few weights and leaves the base model alone."""
 
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from grpo.families import family_of
+from grpo.files import passing_folder
 from grpo.types import UserError
 
 
@@ -36,25 +37,25 @@ def adapter_rank(model: nn.Module) -> int:
 
 
 class AdapterFiles:
-    """Hands adapters over to vLLM as files, one folder a push. The newest alone is kept."""
+    """Hands adapters over to vLLM as files, one folder a push. The newest alone is kept. `run` is the run's folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path) -> None:
+        self._folder = passing_folder("adapters", run)
         self._pushes = 0
-        self._kept: list[tempfile.TemporaryDirectory[str]] = []
 
     def request(self, model: nn.Module) -> Any:
         """Write the adapters and name them for vLLM, which loads a number it knows no second time."""
         from vllm.lora.request import LoRARequest
 
-        folder = tempfile.TemporaryDirectory(prefix="grpo-adapter-")
-        cast(PeftModel, model).save_pretrained(folder.name, save_embedding_layers=False)
-        self.close()
-        self._kept = [folder]
         self._pushes += 1
-        return LoRARequest(f"push-{self._pushes}", self._pushes, str(Path(folder.name)))
+        name = f"push-{self._pushes}"
+        folder = Path(self._folder.name) / name
+        cast(PeftModel, model).save_pretrained(str(folder), save_embedding_layers=False)
+        for older in folder.parent.iterdir():
+            if older != folder:
+                shutil.rmtree(older)
+        return LoRARequest(name, self._pushes, str(folder))
 
     def close(self) -> None:
         """Remove the files."""
-        for folder in self._kept:
-            folder.cleanup()
-        self._kept = []
+        self._folder.cleanup()

@@ -51,7 +51,7 @@ class Engine(Sampler, Protocol):
         ...
 
     def check_with(self, check: Callable[[Sampler], None]) -> None:
-        """Have `check` judge a place that gets the weights between two pushes before it samples; it raises if need be."""
+        """Have `check` judge a place that gets the weights between two pushes, before it samples."""
         ...
 
     def rest(self) -> None:

@@ -1,23 +1,22 @@
 """Weights by a safetensors file that servers read: in this machine's shared memory, or a folder that they see too."""
 
-import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import nn
 
 from grpo.checkpoint_names import checkpoint_tensors
-from grpo.files import full_disk_is_an_answer
+from grpo.files import full_disk_is_an_answer, passing_folder
 from grpo.rollout.server_client import ServerClient
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class FileSender:
-    """Writes the weights once for all servers."""
+    """Writes the weights once for all servers of a run, whose folder is `run`."""
 
-    def __init__(self, folder: str | None):
-        self._folder = tempfile.TemporaryDirectory(prefix="grpo-weights-", dir=_place(folder))
+    def __init__(self, folder: str | None, run: Path):
+        self._folder = passing_folder("weights", run, _place(folder))
 
     def hold(self, model: nn.Module) -> None:
         """Write the weights."""

@@ -12,7 +12,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.experts.observe import router_layers
 from grpo.families import family_of
 from grpo.policy import Policy
-from grpo.rollout.adapters import adapter_rank, sends_adapter
+from grpo.rollout.adapters import AdapterFiles, adapter_rank, sends_adapter
 from grpo.rollout.engine import Engine
 from grpo.rollout.server_engine import ServerEngine
 from grpo.rollout.stopping import find_eos_ids
@@ -64,7 +64,8 @@ def make_engine(settings: EngineSettings, policy: Policy, work: Work) -> Engine:
     # Adapters do not bring back a base model that level 2 has dropped.
     sleep_level = 0 if on_cpu() else min(settings.vllm.sleep_level, 1 if adapter else 2)
     layers = router_layers(policy.model) if work.tells_routes else ()
-    return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level, layers)
+    adapters = AdapterFiles(work.logs) if adapter else None
+    return VllmEngine(options, policy.tokenizer, eos_ids, sleep_level, layers, adapters)
 
 
 def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["transformers", "vllm", "vllm-server"]:

@@ -64,7 +64,7 @@ class ServerEngine:
         self._check: Callable[[Sampler], None] = _unchecked
         self._pool = ServerPool(settings, options, logs)
         way = self._pool.way
-        self._weights = FileSender(settings.folder) if way == "file" else NativeSender(way)
+        self._weights = FileSender(settings.folder, logs) if way == "file" else NativeSender(way)
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[list[Completion]]:
         """Return, for every request in order, one completion per seed in order, each sampled exactly once.

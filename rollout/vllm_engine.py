@@ -24,7 +24,7 @@ from grpo.types import Completion, UserError
 class VllmEngine:
     """Samples with a copy of the policy's weights. A seed, a prompt and the weights decide a completion, but for the
     rounding of batched products; equal requests in equal order give equal bits on a CPU in float32. With
-    `router_layers`, completions tell the experts of these layers.
+    `router_layers`, completions tell the experts of these layers; with `adapters`, a push sends LoRA's alone.
 
     Raises:
         UserError: vLLM is not installed, or cannot serve the model.
@@ -37,9 +37,10 @@ class VllmEngine:
         eos_ids: Sequence[int],
         sleep_level: int = 0,
         router_layers: Sequence[int] = (),
+        adapters: AdapterFiles | None = None,
     ):
         self._router_layers = list(router_layers)
-        self._adapters = AdapterFiles() if options.arguments.get("enable_lora") else None
+        self._adapters = adapters
         self._adapter: Any = None
         with _undisturbed():
             self._llm = _start(options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.files import DiskFull, atomic_folder, full_disk_is_an_answer, write_atomic
+from grpo.files import DiskFull, atomic_folder, full_disk_is_an_answer, passing_folder, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -120,3 +120,14 @@ def test_safetensors_running_out_of_space_is_recognised(tmp_path):
 def test_another_error_is_not_called_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), full_disk_is_an_answer(tmp_path):
         (tmp_path / "absent").read_text()
+
+
+def test_what_a_killed_run_left_is_removed_by_that_run_alone(tmp_path):
+    killed, others = (passing_folder("weights", tmp_path / run, tmp_path) for run in ("a", "b"))
+    adapters = passing_folder("adapters", tmp_path / "a", tmp_path)
+    (Path(killed.name) / "weights.safetensors").write_text("700 MB")
+    again = passing_folder("weights", tmp_path / "a", tmp_path)
+    assert names(tmp_path) == sorted(Path(folder.name).name for folder in (others, adapters, again))
+    for folder in (killed, others, adapters, again):
+        folder.cleanup()
+    assert names(tmp_path) == []

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from grpo.checkpoint_names import checkpoint_tensors
 from grpo.checkpoint import Checkpoint, load_latest, save_checkpoint
+from grpo.checkpoint_names import checkpoint_tensors
 from grpo.model_settings import InitSettings, LoraSettings, ModelSettings
 from grpo.policy import (
     Policy,

@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(write_recipe: Callable[..., Path], capsys
 
 
 def test_keep_best_may_name_a_figure_that_is_measured_later_again(write_recipe: Callable[..., Path]) -> None:
-    """Step 2 has no accuracy of its own, whatever was measured before it. All are 0, and of equal ones the first stays."""
+    """Step 2 has no accuracy of its own, whatever was measured before it. All are 0: of equal ones the first stays."""
     recipe = write_recipe()
     said = ("0.steps=1", "1.steps=5", "1.checkpoint_every=2", "1.evaluation.every=3", "1.keep_best=evaluation/accuracy")
     assert train([str(recipe), *(f"--set=stages.{override}" for override in said)]) == 0
