@@ -9,6 +9,9 @@ from grpo.files import write_atomic
 from grpo.types import Problem, UserError
 
 INPUTS = "inputs.json"
+FILES = ("the template's file", "the reward's file")
+"""How the names begin of inputs that a stage may have begun without: earlier versions did not remember them."""
+
 WINDOW, WINDOWS = 2**16, 16
 """Bytes and number of the pieces of a large file that are looked at; training moves every weight."""
 
@@ -21,6 +24,11 @@ def data_digest(problems: Iterable[Problem]) -> str:
         digest.update(json.dumps(row, sort_keys=True, default=lambda thing: type(thing).__qualname__).encode())
         digest.update(b"\n")
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: str) -> str:
+    """A hash of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def model_digest(path: str) -> str:
@@ -61,7 +69,8 @@ def check_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
             write_atomic(file, json.dumps(dict(inputs), indent=2) + "\n")
         return
     before = json.loads(file.read_text(encoding="utf-8"))
-    changed = [name for name in [*inputs, *before] if before.get(name) != inputs.get(name)]
+    known = [name for name in inputs if name in before or not name.startswith(FILES)]
+    changed = [name for name in [*known, *before] if before.get(name) != inputs.get(name)]
     if changed:
         raise UserError(
             f"{folder.name}: {changed[0]} has changed since this stage began: bring it back as it was, or add --from "

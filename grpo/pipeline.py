@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 
 from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources, reward_models_of
 from grpo.display import Display, make_display
-from grpo.inputs import check_inputs, data_digest, model_digest
+from grpo.inputs import check_inputs, data_digest, file_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
 from grpo.policy import save_policy
@@ -141,6 +141,10 @@ def _inputs(
     if isinstance(stage, SftStage) and stage.teacher is not None:
         given[f"its teacher ({stage.teacher.path})"] = model_digest(stage.teacher.path)
     own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]
+    templates = [source.template.file for _, source in own if source.template.file is not None]
+    given |= {f"the template's file ({path})": file_digest(path) for path in templates}
+    rewards = [reward.name.rpartition(":")[0] for reward in getattr(stage, "rewards", ())]
+    given |= {f"the reward's file ({path})": file_digest(path) for path in rewards if path.endswith(".py")}
     shown = [source.template.examples for _, source in own if source.template.examples is not None]
     examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]
     decontaminates = isinstance(stage, RejectionStage) and stage.decontaminate is not None

@@ -108,6 +108,13 @@ def test_inputs_are_remembered_from_the_beginning(tmp_path: Path) -> None:
         check_inputs(tmp_path / "01-sft", {"its data (a.jsonl)": "2"})
 
 
+def test_a_stage_that_began_before_files_were_remembered_goes_on(tmp_path: Path) -> None:
+    check_inputs(tmp_path / "01-sft", {"its data (a.jsonl)": "1"})
+    check_inputs(tmp_path / "01-sft", {"its data (a.jsonl)": "1", "the reward's file (mine.py)": "2"})
+    with pytest.raises(UserError, match=r"01-sft: evaluation data \(b\.jsonl\) has changed"):
+        check_inputs(tmp_path / "01-sft", {"its data (a.jsonl)": "1", "evaluation data (b.jsonl)": "2"})
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 RUN_STAGES = [
@@ -220,3 +227,29 @@ def test_a_reward_model_judges_and_is_no_start() -> None:
         chain(
             recipe(judge, judge, GRPO | {"rewards": [{"name": "reward_model", "options": {"model": "reward_model"}}]})
         )
+
+
+def test_an_edited_template_or_reward_is_no_silent_change(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    template, reward = tmp_path / "asked.jinja", tmp_path / "mine.py"
+    template.write_text("{{ prompt }}")
+    reward.write_text("def mine(completion):\n    return len(completion) / 100\n")
+    problems: dict[str, Any] = {
+        "function": "grpo.tasks.arithmetic:sums",
+        "params": {"size": 20, "terms": 2, "max_value": 20},
+    }
+    problems |= {"template": {"kind": "jinja", "file": "asked.jinja"}}
+    stage = {"kind": "grpo", "steps": 1, "prompts_per_step": 2, "completions_per_prompt": 2, "lr": 1e-3}
+    stage |= {"rollout": {"max_new_tokens": 4}}
+    recipe = write_recipe(problems=problems, rewards=[{"name": "mine.py:mine"}], stages=[stage])
+    assert train([str(recipe)]) == 0
+    for file, name in ((template, "the template's file"), (reward, "the reward's file")):
+        before = file.read_text()
+        file.write_text(before + " ")
+        assert train([str(recipe)]) == 2
+        said = capsys.readouterr().err
+        assert f"01-grpo: {name}" in said
+        assert f"{file.name}) has changed since this stage began" in said
+        file.write_text(before)
+    assert train([str(recipe)]) == 0
