@@ -23,7 +23,11 @@ Row = tuple[tuple[int, ...], int]
 
 
 class ServerDown(Exception):
-    """A server does not answer, or does not answer in time."""
+    """A server does not answer."""
+
+
+class ServerSilent(ServerDown):
+    """A server does not answer in time."""
 
 
 class ServerRefused(Exception):
@@ -60,12 +64,15 @@ class ServerClient:
             raise ServerRefused(f"its answer is not vLLM's: {type(error).__name__} {error}") from None
 
     async def alive(self, session: httpx2.AsyncClient, token: int) -> None:
-        """Sample one token, so that server and engine both have shown that they work. Raises ServerDown."""
+        """Sample one token, so that server and engine both have shown that they work.
+
+        Raises ServerDown, and where no answer comes in time, ServerSilent.
+        """
         body = {"token_ids": [token], "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
         try:
             await asyncio.wait_for(_post(session, "/inference/v1/generate", body), self._deadline_s)
         except TimeoutError:
-            raise ServerDown(f"no sign of life within {self._deadline_s:g} s") from None
+            raise ServerSilent(f"no sign of life within {self._deadline_s:g} s") from None
 
     def load(self, file: str, version: str) -> None:
         """Let the server take the weights of a file that it can read. Raises ServerDown or ServerRefused."""

@@ -17,7 +17,7 @@ from grpo.families import EngineOptions
 from grpo.rollout.engine import ReplicaLost, Sampler, SampleRequest, Sampling
 from grpo.rollout.file_sender import FileSender
 from grpo.rollout.native_sender import NativeSender
-from grpo.rollout.server_client import Row, ServerDown, ServerRefused
+from grpo.rollout.server_client import Row, ServerDown, ServerRefused, ServerSilent
 from grpo.rollout.server_pool import Server, ServerPool
 from grpo.rollout.transfer import REMEDY
 from grpo.rollout.vllm_requests import Reader
@@ -161,7 +161,7 @@ class ServerEngine:
     async def _drive(self, server: Server, errand: _Errand, workers: int) -> None:
         async with server.client.session() as session:
             work = [asyncio.create_task(self._work(server, session, errand)) for _ in range(workers)]
-            watch = asyncio.create_task(self._watch(server, session, errand.rows[0][0][0]))
+            watch = asyncio.create_task(watch_over(server, session, errand.rows[0][0][0], self._settings.deadline_s))
             try:
                 await _first_failure(work, watch)
             except ServerDown as error:
@@ -183,12 +183,6 @@ class ServerEngine:
             errand.done[number] = self._reader.completion(sampled, errand.sampling, self._version, self._label)
             server.served()
 
-    async def _watch(self, server: Server, session: httpx2.AsyncClient, token: int) -> None:
-        """Ask for a sign of life again and again; raises ServerDown when there is none in time."""
-        while True:
-            await server.client.alive(session, token)
-            await asyncio.sleep(min(5.0, self._settings.deadline_s / 4))
-
 
 class _OneServer:
     """One server of the engine, sampling alone."""
@@ -204,6 +198,21 @@ class _OneServer:
 
 def _unchecked(replica: Sampler) -> None:
     """Before the first push there is nothing to hold a server to."""
+
+
+async def watch_over(server: Server, session: httpx2.AsyncClient, token: int, deadline_s: float) -> None:
+    """Ask for a sign of life again and again; raises ServerDown when neither it nor a completion comes in time.
+
+    Where the engine's cache is full, the question waits until one of the completions before it has ended.
+    """
+    while True:
+        before = server.completions
+        try:
+            await server.client.alive(session, token)
+        except ServerSilent:
+            if server.completions == before:
+                raise
+        await asyncio.sleep(min(5.0, deadline_s / 4))
 
 
 async def _first_failure(workers: Sequence["asyncio.Task[None]"], watch: "asyncio.Task[None]") -> None:

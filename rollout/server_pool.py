@@ -35,6 +35,7 @@ class Server:
     up: bool = False
     deaths: list[str] = field(default_factory=list)
     deaths_in_a_row: int = 0
+    completions: int = 0
 
     @property
     def given_up(self) -> bool:
@@ -43,6 +44,7 @@ class Server:
 
     def served(self) -> None:
         """Note a completion: it is well."""
+        self.completions += 1
         self.deaths_in_a_row = 0
 
 
