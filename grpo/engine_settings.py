@@ -53,7 +53,9 @@ class ServerSettings(Settings):
         description="how weights reach servers; ipc: on the learner's own GPU, nccl: on other GPUs, auto: by device",
     )
     key_env: str = Field("GRPO_SERVER_KEY", description="the environment variable that holds the key of `urls`")
-    deadline_s: Positive = Field(60.0, description="seconds without a sign of life, be it a completion, before a server counts as hung")
+    deadline_s: Positive = Field(
+        60.0, description="seconds without a sign of life, such as a completion, before a server counts as hung"
+    )
     start_s: Positive = Field(600.0, description="seconds that a server may take to start")
 
     @model_validator(mode="after")
