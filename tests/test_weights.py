@@ -11,7 +11,7 @@ from torch import nn
 from grpo.engine_settings import CheckSettings
 from grpo.rollout.engine import Sampler
 from grpo.rollout.transformers_engine import TransformersEngine
-from grpo.rollout.verification import make_probe
+from grpo.rollout.verification import MOVED, make_probe
 from grpo.rollout.weights import WeightPush
 from grpo.types import TrainingFailure
 
@@ -43,3 +43,32 @@ def test_a_copy_that_gets_the_weights_later_is_judged_as_one_that_got_them_with_
             parameter += 0.1
     with pytest.raises(TrainingFailure, match=r"version 7: an engine that came back .* likely cause: some weights did"):
         engine.check(engine)
+
+
+class Deaf(Copied):
+    """Takes weights once."""
+
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        if version == 0:
+            super().load_weights(model, version)
+
+
+def test_an_engine_that_ignores_pushes_is_found_though_the_learner_moves_little_in_each(
+    tiny_model: Callable[..., Any], byte_tokenizer: Any
+) -> None:
+    """Every step moves a part of MOVED and the tolerance is 0.1: the push that passes MOVED altogether is refused."""
+    model = tiny_model("llama")
+    probe = make_probe([tuple(range(65, 90))], 12, CheckSettings(), 1.0, "fp32", "dense")
+    push = WeightPush(Deaf(model, byte_tokenizer, 4, "fp32"), probe)
+    gaps = [push(model, 0)["check/gap_mean"]]
+
+    def train(steps: int) -> None:
+        for version in range(1, steps):
+            with torch.no_grad():
+                model.lm_head.weight.mul_(1.002)
+            gaps.append(push(model, version)["check/gap_mean"])
+
+    with pytest.raises(TrainingFailure, match="the engine did not take the weights"):
+        train(100)
+    assert len(gaps) > 3
+    assert MOVED / 2 < gaps[-1] <= MOVED
