@@ -21,7 +21,8 @@ function intervalBar({ value, low, high }) {
 const COLUMN_NAMES = { "completion/length_mean": "tokens", "completion/truncated": "cut", unscorable: "unscorable" };
 
 function columnName(name) {
-  return COLUMN_NAMES[name] || name.replace("reward/", "");
+  const bare = COLUMN_NAMES[name] || name.replace("reward/", "");
+  return bare === "accuracy" && name !== bare ? "accuracy reward" : bare; // greedy accuracy has the short name
 }
 
 function columnFormat(name) {
