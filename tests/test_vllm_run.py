@@ -122,7 +122,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(write_recipe: Callable[..., P
         "held_out": 0.1,
         "template": {"kind": "jinja", "file": "prompt.jinja"},
     }
-    stages = [grpo(7, {}, evaluation={"every": 1, "problems": 4})]
+    stages = [grpo(7, {}, evaluation={"every": 1, "problems": 4, "accuracy": "mark"})]
     settings = {"model": {"init": LLAMA}, "problems": problems, "stages": stages}
     whole = result(write_recipe("whole", **settings))
     recipe = write_recipe("torn", **settings)
