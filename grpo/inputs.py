@@ -27,8 +27,11 @@ def data_digest(problems: Iterable[Problem]) -> str:
 
 
 def file_digest(path: str) -> str:
-    """A hash of a file's content."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    """A hash of a file's content. Raises UserError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: correct the path") from None
 
 
 def model_digest(path: str) -> str:

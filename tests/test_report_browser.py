@@ -108,7 +108,8 @@ def search(tab: Any, name: str, text: str, expected: str) -> None:
 
 def test_it_tells_the_story_and_needs_no_sideways_scrolling(short: Any) -> None:
     headings = short.locator("h2").all_inner_texts()
-    assert headings == ["Evaluation", "Stages", "01-grpo", "Completions", "Recipe", "Environment"]
+    assert headings == ["Findings", "Evaluation", "Stages", "01-grpo", "Completions", "Recipe", "Environment"]
+    assert "Not examined, since this version cannot read the recipe: short" in short.locator("#findings").inner_text()
     assert short.locator("h1").inner_text() == "short"
     assert "0.200 → 0.800" in short.locator(".tile").first.inner_text()
     assert short.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -87,6 +87,13 @@ def test_wrong_data(write_recipe: Callable[..., Path], capsys: pytest.CaptureFix
     says(capsys, "data.jsonl", "line 1")
 
 
+def test_a_template_that_is_not_there(write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    problems = {"function": "grpo.tasks.arithmetic:sums", "params": {"size": 200, "terms": 2, "max_value": 20}}
+    recipe = write_recipe(problems=problems | {"template": {"kind": "jinja", "file": "nothing.jinja"}})
+    assert train([str(recipe)]) == 2
+    says(capsys, "nothing.jinja: cannot be read")
+
+
 def test_a_reward_with_a_wrong_signature(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

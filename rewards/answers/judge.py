@@ -124,7 +124,7 @@ def as_choice(gold: str, answer: str) -> bool | None:
 
 def _same_option(gold: tuple[str, str], answer: tuple[str, str]) -> bool | None:
     """Compare letters; where both say more, that must agree as well, or else they may be initials: E. coli."""
-    letter, text = (part for part in answer)
+    letter, text = answer
     if letter.upper() != gold[0].upper() or (not gold[1] and _ANOTHER_OPTION.match(text)):
         return False
     first, second = (set(key(part).split()) for part in (gold[1], text))

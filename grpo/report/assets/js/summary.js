@@ -58,12 +58,11 @@ function timeTile(run) {
 
 function findings(story) {
   const examined = story.findings.filter((one) => one.findings);
-  if (!examined.length) return null;
   const others = story.findings.filter((one) => !one.findings).map((one) => one.run);
   const found = examined.flatMap(({ run, findings: all }) => all.map((one) => finding(one, story.runs.length > 1 ? run : null)));
   return part("findings", "Findings", el("span.soft", {}, found.length ? plural(found.length, "finding") : ""),
-    found.length ? found : el("p.fine", {}, `Nothing was found wrong with ${examined.length > 1 ? "these runs" : others.length ? examined[0].run : "this run"}.`),
-    others.length ? el("p.notice", {}, `Not examined, since this version cannot read their recipes: ${others.join(", ")}.`) : null);
+    found.length ? found : !examined.length ? null : el("p.fine", {}, `Nothing was found wrong with ${examined.length > 1 ? "these runs" : others.length ? examined[0].run : "this run"}.`),
+    others.length ? el("p.notice", {}, `Not examined, since this version cannot read the recipe: ${others.join(", ")}.`) : null);
 }
 
 function finding({ name, stage, key, lasts, first_step, last_step, evidence, change: line }, run) {
