@@ -61,7 +61,7 @@ def run_ours(options: argparse.Namespace, seed: int, file: Path) -> None:
             rows = _steps_of(output, began)
             _write(file, rows)
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         elif not rows:
             sys.exit(f"grpo-train ended with {process.returncode}: see {log.name}")
         process.wait()
@@ -152,8 +152,9 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
             for start in range(0, len(asked), options.rows):
                 ids = [problem.id for problem in asked[start : start + options.rows]]
                 batch = tokenizer([texts[id] for id in ids], return_tensors="pt", padding=True, padding_side="left")
+                batch = batch.to(model.device)
                 model.eval()
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=stage.precision != "fp32"):
+                with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
                     made = model.generate(**batch, do_sample=False, max_new_tokens=stage.rollout.max_new_tokens)
                 model.train()
                 said = [read_out(row) for row in made[:, batch["input_ids"].shape[1] :].tolist()]
@@ -176,7 +177,8 @@ def run_trl(options: argparse.Namespace, seed: int, file: Path) -> None:
             scale_rewards="group" if stage.advantage.kind == "grpo" else "none", beta=stage.kl.beta,
             learning_rate=stage.lr, lr_scheduler_type="constant",
             adam_beta1=stage.beta1, adam_beta2=stage.beta2, weight_decay=stage.weight_decay,
-            max_grad_norm=stage.max_grad_norm, max_steps=1_000_000, bf16=stage.precision != "fp32", use_cpu=True,
+            max_grad_norm=stage.max_grad_norm, max_steps=1_000_000, bf16=stage.precision != "fp32",
+            use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=False, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
             mask_truncated_completions=stage.mask_truncated, shuffle_dataset=False, **_settings(options.trl),
         )  # fmt: skip
@@ -239,10 +241,7 @@ def _append(file: Path, row: Row) -> None:
 
 
 def _write(file: Path, rows: Sequence[Row]) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read(file: Path) -> list[Row]:
@@ -332,25 +331,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trl", action="append", default=[], metavar="NAME=VALUE", help="settings of its GRPOConfig")
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_reward"))
     parser.add_argument("--report", action="store_true", help="measure nothing, report what is there")
-    parser.add_argument("--one", choices=["trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=WHO, help="measure this side alone, of the first seed, and report nothing")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.one:
-        return run_trl(options, options.seeds[0], options.out / f"trl-{options.seeds[0]}.part")
+        file = options.out / f"{options.one}-{options.seeds[0]}.jsonl"
+        file.with_suffix(".part").unlink(missing_ok=True)
+        {"trl": run_trl, "ours": run_ours}[options.one](options, options.seeds[0], file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
+        return None
     for seed in () if options.report else options.seeds:
         _stage(options, seed)
         for who in WHO:
             file = options.out / f"{who}-{seed}.jsonl"
             if file.exists():
                 print(f"{file} is there: not measured again")
-            elif who == "ours":
-                run_ours(options, seed, file.with_suffix(".ours"))
-                file.with_suffix(".ours").replace(file)
             else:
-                file.with_suffix(".part").unlink(missing_ok=True)
-                one = ["--one", "trl", "--seeds", str(seed)]
+                one = ["--one", who, "--seeds", str(seed)]
                 subprocess.run([sys.executable, __file__, *(arguments or sys.argv[1:]), *one], check=True)
-                file.with_suffix(".part").replace(file)
     return report(options)
 
 

@@ -73,10 +73,10 @@ def test_interpreted_kernels_equal_the_reference() -> None:
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="needs FP8 on a CUDA device"
 )
 def test_compiled_kernels_equal_the_reference() -> None:
-    """Numbers are the same; sums of 128 in FP8 units keep about 14 bits."""
+    """Numbers are the same; FP8 units keep some 14 bits of the largest of 128 addends, and cut each of them there."""
     found = differences("cuda")
     assert (found["values"], found["scales"]) == (0, 0)
-    assert found["products"] < 1e-3
+    assert found["products"] < TILE / 2**14
 
 
 if __name__ == "__main__":
