@@ -56,7 +56,7 @@ def run_ours(options: argparse.Namespace, seed: int, file: Path) -> None:
         began = time.time()
         process = subprocess.Popen([*command, *(f"--set={one}" for one in overrides)], stdout=log, stderr=log)
         rows: list[Row] = []
-        while process.poll() is None and (not rows or rows[-1]["seconds"] < 60 * options.minutes):
+        while process.poll() is None and (not rows or rows[-1]["seconds"] < 60 * options.our_minutes):
             time.sleep(1)
             rows = _steps_of(output, began)
             _write(file, rows)
@@ -306,7 +306,7 @@ def plot(sides: dict[int, list[list[Row]]], window: int, file: Path) -> None:
         for number, runs in enumerate(sides.values()):
             label = name if number == 0 else None
             points = smoothed(runs[side], window)
-            left.plot([s / 60 for s, _ in points], [mean for _, mean in points], color=color, label=label)
+            left.plot([s / 60 for s, _ in points], [mean for _, mean in points], ".-", color=color, label=label)
             held_out = [(row["seconds"] / 60, row["accuracy"]) for row in runs[side] if "accuracy" in row]
             right.plot(*zip(*held_out, strict=True), "o-", markersize=3, color=color, label=label) if held_out else None
     left.set(xlabel="minutes", ylabel=f"mean reward of {window} steps")
@@ -323,7 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in grpo-train, both sides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=30, help="TRL's time on the clock, and the most of ours")
+    parser.add_argument("--minutes", type=float, default=30, help="TRL's time on the clock")
+    parser.add_argument("--our-minutes", type=float, help="and ours: as long, unless said")
     parser.add_argument("--window", type=int, default=5, help="steps that a mean reward is over")
     parser.add_argument("--every", type=int, default=10, help="steps between held-out evaluations")
     parser.add_argument("--problems", type=int, default=128, help="held-out problems of an evaluation")
@@ -333,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="measure nothing, report what is there")
     parser.add_argument("--one", choices=WHO, help="measure this side alone, of the first seed, and report nothing")
     options = parser.parse_args(arguments)
+    options.our_minutes = options.our_minutes or options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     if options.one:
         file = options.out / f"{options.one}-{options.seeds[0]}.jsonl"
