@@ -1,6 +1,8 @@
 """What `grpo eval` may be asked to measure: files of benchmarks, known by their columns, and reasoning-gym's tasks."""
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,23 @@ GYM_SIZE = 100
 """Problems of a reasoning-gym task when no limit is given; it can make any number."""
 GYM_SEED = 1_000_000_000
 """Far from what training uses: the problems of a seed are one and the same with those of the next one, but for one."""
+
+
+def sources_of(tasks: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    """The tasks of a command line as sources of problems; files of one name have their folder's before it in figures.
+
+    Raises:
+        UserError: the columns of a file are not those of a benchmark.
+    """
+    names = Counter(Path(task).name for task in tasks)
+    return [
+        source_of(task, limit) | ({"label": _with_folder(Path(task))} if names[Path(task).name] > 1 else {})
+        for task in tasks
+    ]
+
+
+def _with_folder(file: Path) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{file.resolve().parent.name}-{file.stem}")
 
 
 def source_of(task: str, limit: int | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from grpo.files import atomic_folder
 from grpo.types import UserError
 
 LOWER_IS_BETTER = {"loss", "perplexity", "kl", "norm", "truncated", "clipped", "mismatch", "zero", "time", "memory"}
-LOWER_IS_BETTER |= {"violation", "dead", "rerouted", "cross", "fallbacks"}
+LOWER_IS_BETTER |= {"violation", "dead", "rerouted", "cross", "fallbacks", "brier", "calibration", "unscorable"}
 """Words in the names of figures whose best value is the lowest one."""
 
 
@@ -137,8 +137,12 @@ def require_figure(keep_best: str | None, known: Iterable[str]) -> None:
 
 
 def lower_is_better(figure: str) -> bool:
-    """Say whether the best value of a figure is its lowest: `loss` yes, `reward/mean` no."""
-    return not figure.startswith("reward/") and not LOWER_IS_BETTER.isdisjoint(re.split("[/_]", figure))
+    """Say whether the best value of a figure is its lowest: `loss` yes, `reward/mean` no.
+
+    What a reward or a source is called says nothing of it, as in `evaluation/source/time_intervals/accuracy`.
+    """
+    own = re.sub(r"^(evaluation/)?(source/[^/]+/)?", "", figure)
+    return not own.startswith("reward/") and not LOWER_IS_BETTER.isdisjoint(re.split("[/_]", own))
 
 
 def rng_state() -> dict[str, Any]:

@@ -213,8 +213,9 @@ def _serve(options: argparse.Namespace) -> None:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        flag = str(first["loc"][-1]).replace("_", "-")
-        raise UserError(f"grpo serve: --{flag}: {first['msg']}, got {first['input']}") from None
+        *_, name = ("", *first["loc"])  # what two flags say together has no place
+        said = f"--{str(name).replace('_', '-')}: {first['msg']}, got {first['input']}" if name else first["msg"]
+        raise UserError(f"grpo serve: {said}") from None
     serve(options.model, settings, options.dtype, options.max_length, Address(options.host, options.port))
 
 

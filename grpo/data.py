@@ -50,6 +50,16 @@ def load_problems(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase,
     return mixed({source.shown_as: _load_source(source, tokenizer, seed) for source in settings.sources})
 
 
+def left_out(problems: ProblemSet, settings: ProblemSettings) -> list[str]:
+    """What a user should know of problems that are in the data and not in the set, a sentence each."""
+    counts = {
+        f"problems longer than {settings.longest_prompt} tokens are left out": problems.dropped_long,
+        "problems that stand in the data twice are taken once": problems.duplicates,
+        "problems that another source holds out are not trained on": problems.held_out_elsewhere,
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
 def mixed(parts: Mapping[str, ProblemSet]) -> ProblemSet:
     """The problems of several sources, by name, each problem with its source's name, also in its id.
 
@@ -84,6 +94,12 @@ def _load_source(settings: ProblemSettings, tokenizer: PreTrainedTokenizerBase, 
     prepared = prepare(problems, make_template(settings.template, tokenizer), settings)
     train, held_out = split(prepared.problems, settings.held_out)
     return ProblemSet(train, held_out, prepared.prompt_ids, prepared.dropped_long, len(read) - len(problems))
+
+
+def in_turns(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems of a mixture by turns of its sources, so that the first few are of all of them."""
+    lines = [[one for one in problems if one.source == source] for source in dict.fromkeys(p.source for p in problems)]
+    return tuple(problem for turn in zip_longest(*lines) for problem in turn if problem is not None)
 
 
 def distinct(problems: Sequence[Problem]) -> tuple[Problem, ...]:

@@ -9,7 +9,7 @@ from grpo.reading import runs
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """The runs of `n` words of evaluation problems; those that have fewer words stand in it whole."""
+    """The runs of `n` words of evaluation problems, and the problems whole: some are shorter, or boilerplate alone."""
 
     n: int
     runs: frozenset[str]
@@ -22,13 +22,11 @@ def evaluation_index(prompts: Iterable[str], n: int, common: int) -> EvaluationI
     Such runs are the boilerplate that a set's problems share, as in GPT-3's decontamination (arXiv 2005.14165, C).
     """
     counts: Counter[str] = Counter()
-    wholes = set()
-    for prompt in set(prompts):
-        found = set(runs(prompt, n))
-        counts.update(found)
-        if not found:
-            wholes.add(_whole(prompt))
-    return EvaluationIndex(n, frozenset(run for run, count in counts.items() if count <= common), frozenset(wholes))
+    asked = set(prompts)
+    for prompt in asked:
+        counts.update(set(runs(prompt, n)))
+    kept = frozenset(run for run, count in counts.items() if count <= common)
+    return EvaluationIndex(n, kept, frozenset(map(_whole, asked)))
 
 
 def overlap(index: EvaluationIndex, prompt: str, completion: str = "") -> str | None:

@@ -95,8 +95,9 @@ class EngineSettings(Settings):
     def _servers_belong_to_their_engine(self) -> Self:
         if (self.engine == "vllm-server") != (self.servers is not None):
             raise ValueError("needs servers for engine vllm-server, and only there")
-        if self.engine == "transformers" and (self.vllm != VllmSettings() or self.check != CheckSettings()):
-            raise ValueError("vllm and check belong to engines of vLLM, not to engine transformers")
+        own = "engine transformers" if self.engine == "transformers" else "speculative" if self.speculative else None
+        if own is not None and (self.vllm != VllmSettings() or self.check != CheckSettings()):
+            raise ValueError(f"vllm and check belong to engines of vLLM, not to {own}")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from grpo.benchmarks import source_of
+from grpo.benchmarks import sources_of
 from grpo.display import make_display
 from grpo.evaluation_table import tables
 from grpo.recipe import Recipe
@@ -42,7 +42,7 @@ def recipe_of(options: Namespace) -> Recipe:
     stage = {
         "kind": "evaluate",
         "problems": {
-            "sources": [source_of(task, options.limit) for task in options.tasks],
+            "sources": sources_of(options.tasks, options.limit),
             "template": _template(options.model, options.template),
             "held_out": 0.0,
             "max_prompt_tokens": options.max_prompt_tokens,

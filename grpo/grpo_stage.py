@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from grpo.advantage_settings import AdvantageSettings, GdpoAdvantage, GroupAdvantage
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
@@ -107,16 +107,21 @@ class GrpoStage(TrainingSettings):
         check_steps("temperature_schedule", self.temperature_schedule)
         return self
 
+    _longest: int = PrivateAttr(0)
+
     def at(self, step: int) -> Self:
         """The settings of a step, which count from 1: what samples and learns there has the schedules' `rollout`."""
         entries = (begun(self.length_schedule, step), begun(self.temperature_schedule, step))
         scheduled = {name: value for entry in entries if entry for name, value in entry if name != "step"}
-        return self.model_copy(update={"rollout": self.rollout.model_copy(update=scheduled)})
+        now = self.model_copy(update={"rollout": self.rollout.model_copy(update=scheduled)})
+        now._longest = self.longest_completion
+        return now
 
     @property
     def longest_completion(self) -> int:
-        """The longest completion of the whole stage, in tokens."""
-        return max([self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in self.length_schedule)])
+        """The longest completion of the whole stage, in tokens, at every step the same."""
+        lengths = [self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in self.length_schedule)]
+        return self._longest or max(lengths)
 
     @model_validator(mode="after")
     def _gates_name_rewards(self) -> Self:

@@ -145,7 +145,7 @@ def _inputs(
     given |= {f"the template's file ({path})": file_digest(path) for path in templates}
     rewards = [reward.name.rpartition(":")[0] for reward in getattr(stage, "rewards", ())]
     given |= {f"the reward's file ({path})": file_digest(path) for path in rewards if path.endswith(".py")}
-    shown = [source.template.examples for _, source in own if source.template.examples is not None]
+    shown = dict.fromkeys(source.template.examples for _, source in own if source.template.examples is not None)
     examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]
     decontaminates = isinstance(stage, RejectionStage) and stage.decontaminate is not None
     evaluated = [one.problems for one in evaluated_sets(recipe)] if decontaminates else []

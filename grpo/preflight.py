@@ -27,7 +27,7 @@ from grpo.rollout.transfer import check_way
 from grpo.rollout.vllm_options import check_serves_predictor, on_cpu
 from grpo.scratch import model_config
 from grpo.sft_stage import SftStage
-from grpo.sources import origin, read_problems
+from grpo.sources import is_text, origin, read_problems
 from grpo.task import check_rewards, own_rewards
 from grpo.templates import read_examples
 from grpo.types import UserError
@@ -58,7 +58,7 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
         if isinstance(stage, RejectionStage):
             for mix in stage.mix:
                 for source in mix.problems.each:
-                    _check_mix(mix, source, _columns(source, before, folder, recipe.seed))
+                    _check_mix(mix, source, _columns(source, before, folder, recipe.seed), recipe.seed)
             _check_rensa(stage)
         if isinstance(stage, GrpoStage | RejectionStage | EvaluateStage):
             _check_rewards(stage, before, folder, recipe.seed)
@@ -152,12 +152,19 @@ def _check_teacher(stage: Stage) -> None:
         load_config(stage.teacher.path, stage.teacher.trust_remote_code)
 
 
-def _check_mix(mix: MixSettings, source: ProblemSettings, columns: Collection[str]) -> None:
+def _check_mix(mix: MixSettings, source: ProblemSettings, columns: Collection[str], seed: int) -> None:
+    """Every example that may be mixed in has a text, before anything is sampled."""
     if mix.completion_column not in columns:
         raise UserError(
             f"stage rejection: {origin(source)} has no column {mix.completion_column!r} to mix in, only "
             f"{', '.join(columns)}; set completion_column"
         )
+    for problem in read_problems(source, seed) if source.stage is None else ():
+        if not is_text(text := problem.columns.get(mix.completion_column)):
+            raise UserError(
+                f"stage rejection: {origin(source)}: expected text in column {mix.completion_column!r} of "
+                f"{problem.prompt[:40]!r}, got {text!r:.40}: correct the row or set completion_column"
+            )
 
 
 def _check_rensa(stage: RejectionStage) -> None:

@@ -177,7 +177,14 @@ def read_recorded(path: Path, accuracy: str = "accuracy") -> list[Recorded]:
     rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(f"{path}: expected at least one completion, got none: give a samples.jsonl")
-    return [from_row(row, accuracy) for row in _judged(rows, accuracy, path)]
+    judged = _judged(rows, accuracy, path)
+    named = dict.fromkeys(name for row in judged for name in row["rewards"])
+    if accuracy not in named:
+        raise UserError(
+            f"{path}: expected a reward {accuracy!r}, which says what is right, got {', '.join(named) or 'none'}: name "
+            "the one that does with --accuracy"
+        )
+    return [from_row(row, accuracy) for row in judged]
 
 
 def from_row(row: Mapping[str, Any], accuracy: str) -> Recorded:
@@ -190,11 +197,11 @@ def from_row(row: Mapping[str, Any], accuracy: str) -> Recorded:
         source=str(row.get("source", "")),
         problem=str(row.get("problem_id", row.get("prompt"))),
         greedy=bool(row.get("greedy", False)),
-        applies=row.get("status", {}).get(accuracy) != "not_applicable",
+        applies=(row.get("status") or {}).get(accuracy) != "not_applicable",
         right=value is not None and value >= RIGHT,
         rewards=rewards,
         scorable=row.get("total", 0.0) is not None,
-        tokens=int(row.get("tokens", 0)),
+        tokens=int(row.get("tokens") or 0),
         cut=row.get("finish") == "length",
         found=row["found"] if "found" in row else found_answer(str(row.get("completion", "")), has_scorer=False),
         drafts=Drafts(*row["drafts"]) if row.get("drafts") else None,
@@ -210,6 +217,11 @@ def _row(line: str, place: str) -> dict[str, Any]:
         raise UserError(f"{place} expected an object with problem_id or prompt: correct the line")
     if not isinstance(row.get("rewards"), dict) and not {"completion", "answer"} <= row.keys():
         raise UserError(f"{place} expected rewards, or completion and answer to judge it by: correct the line")
+    for name, value in [("tokens", row.get("tokens")), *(row.get("rewards") or {}).items()]:
+        if not isinstance(value, int | float | None):
+            raise UserError(f"{place} {name}: expected a number, got {str(value)[:40]!r}: correct the line")
+    if not isinstance(row.get("status"), dict | None):
+        raise UserError(f"{place} status: expected an object, got {str(row['status'])[:40]!r}: correct the line")
     return row
 
 

@@ -34,6 +34,12 @@ class MixSettings(Settings):
             raise ValueError("write must hold {completion}, once")
         return self
 
+    @model_validator(mode="after")
+    def _sources_are_drawn_from_alike(self) -> Self:
+        if any(source.weight != 1 or source.first_step != 1 for source in self.problems.sources or ()):
+            raise ValueError("weight and first_step are for steps: give each source its own entry of mix, with a ratio")
+        return self
+
     def written(self, completion: str) -> str:
         """A completion as it becomes data."""
         return completion if self.write is None else self.write.replace("{completion}", completion)

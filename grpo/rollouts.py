@@ -12,7 +12,7 @@ from grpo.grpo_stage import GrpoStage
 from grpo.journal import Rollout, read_rollout, write_rollout
 from grpo.metrics import Clock
 from grpo.rewards.registry import Reward
-from grpo.rewards.score import Scoring, reward_figures
+from grpo.rewards.score import RewardFailure, Scoring, reward_figures
 from grpo.rollout.collect import rollout_figures
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
@@ -66,16 +66,19 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     rounds = stage.dynamic_sampling.max_rounds if stage.dynamic_sampling else 1
     kept: list[ScoredGroup] = []
     everything: list[ScoredGroup] = []
+    failures: list[RewardFailure] = []
     changes: list[FeedChange] = []
     clock = Clock()
     for number in range(rounds):
         if len(kept) == wanted:
             break
         problems, drawn = take(source.feed, state, step, wanted - len(kept))
-        scored = _one_round(source, (step, number), problems, clock)
+        scored, failed, _ = _one_round(source, (step, number), problems, clock)
         changes.append(replace(drawn, visits=visits(scored, source.feed)))
         state = after(state, changes[-1], source.feed.curriculum)
         everything += scored
+        failures += failed
+        check_failures(Scoring(everything, failures), source.task.rewards, stage.max_reward_errors, step)
         kept += _with_signal(scored, stage)
     kept = kept or everything[-wanted:]  # nothing has signal: the step says so instead of failing
     figures = clock.figures() | _figures(everything, kept, clock.seconds("rollout"))
@@ -89,9 +92,7 @@ def roll_out(source: RolloutSource, step: int, state: FeedState) -> Rollout:
     return rollout
 
 
-def _one_round(
-    source: RolloutSource, place: tuple[int, int], problems: Sequence[Problem], clock: Clock
-) -> Sequence[ScoredGroup]:
+def _one_round(source: RolloutSource, place: tuple[int, int], problems: Sequence[Problem], clock: Clock) -> Scoring:
     stage, task = source.stage, source.task
     sampling = Sampling(stage.rollout.temperature, stage.rollout.max_new_tokens, stop=tuple(stage.rollout.stop))
     with clock("rollout"):
@@ -100,8 +101,7 @@ def _one_round(
         scoring = judge(task, groups, source.run.accelerator)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
-    check_failures(scoring, task.rewards, stage.max_reward_errors, place[0])
-    return scoring.groups
+    return scoring
 
 
 def visits(scored: Sequence[ScoredGroup], feed: Feed) -> tuple[Visit, ...]:
@@ -151,22 +151,23 @@ def _figures(everything: Sequence[ScoredGroup], kept: Sequence[ScoredGroup], sec
     }
 
 
-def check_failures(scoring: Scoring, rewards: Sequence[Reward], limit: float, step: int) -> None:
+def check_failures(scoring: Scoring, rewards: Sequence[Reward], limit: float, step: int, of: int = 0) -> None:
     """Raise UserError when the rewards that count failed on more than a share `limit` of a step's completions.
 
-    That none of them applies to a completion is no failure, unless that is so of all.
+    The share is of as many as a full step has, `of`, where these are fewer. That none of them applies to a completion
+    is no failure, unless that is so of all.
     """
     counting = {name for reward in rewards if reward.weight for name in (reward.name, *reward.gate[:1])}
     scores = [score for group in scoring.groups for score in group.scores]
     failed = sum(any(score.status[name] in ("error", "timeout") for name in counting) for score in scores)
-    if failed > limit * len(scores):
+    if failed > limit * max(len(scores), of):
         first = next(failure for failure in scoring.failures if failure.reward in counting)
         raise UserError(
             f"step {step}: rewards failed on {failed} of {len(scores)} completions, expected at most a share of "
             f"{limit} (max_reward_errors); the first: {first.reward}: {first.message}, on {first.completion[:200]!r}: "
             "correct the reward"
         )
-    if all(score.total is None for score in scores):
+    if len(scores) >= of and all(score.total is None for score in scores):
         raise UserError(
             f"step {step}: none of the rewards with a weight applies to any of {len(scores)} completions "
             f"({failed} failed, the others gave None), so there is nothing to learn from: correct the rewards or the "

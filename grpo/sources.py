@@ -62,11 +62,19 @@ def _problem(place: str, row: Mapping[str, Any], names: Mapping[str, str]) -> Pr
     return Problem(problem_id(prompt, columns), prompt, columns)
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can write: a JSON file may hold half of a pair of surrogates."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _checked(prompt: Any, place: str) -> str:
     if not isinstance(prompt, str):
         advice = "give the text of the user's message, from which template kind chat builds messages"
         raise UserError(f"{place} expected text, got {type(prompt).__name__}: {advice}")
-    if not prompt or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+    if not prompt or not is_text(prompt):
         raise UserError(f"{place} expected text, got {prompt[:40]!r}: correct or remove the row")
     return prompt
 
@@ -76,6 +84,16 @@ def origin(settings: ProblemSettings) -> str:
     if settings.sources is not None:
         return ", ".join(map(origin, settings.sources))
     return str(settings.path or settings.dataset or settings.task or settings.function or settings.stage)
+
+
+def same_problems(one: ProblemSettings, other: ProblemSettings) -> bool:
+    """Whether two sources read the very same rows, however they split, take and show them."""
+    return _data(one) == _data(other)
+
+
+def _data(settings: ProblemSettings) -> Mapping[str, Any]:
+    named = {"path", "dataset", "config", "task", "function", "stage", "params"}
+    return settings.model_dump(include=named) | {"split": settings.split or "train"}
 
 
 def _rows(settings: ProblemSettings, seed: int) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase
 
-from grpo.data import ProblemSet, load_problems
+from grpo.data import ProblemSet, left_out, load_problems
 from grpo.problem_settings import ProblemSettings, SourceSettings
 from grpo.reward_settings import RewardSettings
 from grpo.rewards.preference_models import with_models
@@ -59,12 +59,8 @@ def load_task(
         UserError: the data or a reward is not fit for the recipe.
     """
     loaded = load_problems(problems, tokenizer, run.seed)
-    if loaded.dropped_long:
-        run.display.note(f"{loaded.dropped_long} problems longer than {problems.longest_prompt} tokens are left out")
-    if loaded.duplicates:
-        run.display.note(f"{loaded.duplicates} problems that stand in the data twice are taken once")
-    if loaded.held_out_elsewhere:
-        run.display.note(f"{loaded.held_out_elsewhere} problems that another source holds out are not trained on")
+    for note in left_out(loaded, problems):
+        run.display.note(note)
     sources = {source.shown_as: _manner(source, judges, tokenizer) for source in problems.sources or ()}
     first = problems.each[0]
     manner = _manner(first, judges, tokenizer)

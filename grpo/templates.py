@@ -9,7 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from grpo.problem_settings import ProblemSettings, TemplateSettings
-from grpo.sources import read_problems
+from grpo.sources import is_text, read_problems
 from grpo.types import Problem, UserError
 
 R1_ZERO = (
@@ -71,7 +71,7 @@ def read_examples(path: str) -> tuple[Example, ...]:
     """
     problems = read_problems(ProblemSettings(path=path))
     for problem in problems:
-        if not isinstance(problem.columns.get("completion"), str):
+        if not is_text(problem.columns.get("completion")):
             raise UserError(f"{path}: the example {problem.prompt[:40]!r} has no text in a column completion: add it")
     return tuple((problem, problem.columns["completion"]) for problem in problems)
 

@@ -39,4 +39,4 @@ class FileSender:
 
 def _place(folder: str | None) -> Path | None:
     """The recipe's folder, this machine's shared memory, or the system's folder for temporary files."""
-    return Path(folder) if folder is not None else SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    return Path(folder).resolve() if folder is not None else SHARED_MEMORY if SHARED_MEMORY.is_dir() else None

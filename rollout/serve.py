@@ -47,7 +47,7 @@ def command(options: EngineOptions, address: Address) -> list[str]:
 def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
-        return [flag] if value else []
+        return [flag if value else f"--no-{flag[2:]}"]  # what is left out is not false but vLLM's choice
     return [flag, json.dumps(value) if isinstance(value, Mapping) else str(value)]
 
 

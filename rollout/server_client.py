@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from grpo.rollout.vllm_requests import Sampled, sampling_arguments
 CONNECT_S = 10.0
 LOAD_S = 600.0
 """Seconds that taking new weights may take: a file of the largest models is read and packed anew."""
+FORGET_S = 10.0
+"""Seconds that emptying the prefix cache may take: completions that nobody waits for any more end within them."""
 
 CLAMPED = -9999.0
 """What vLLM's server writes for a log-probability that JSON has no number for."""
@@ -35,7 +38,10 @@ class ServerRefused(Exception):
 
 
 class ServerClient:
-    """A server by its URL. `deadline_s`: within this time a server that is alive gives a sign of life."""
+    """A server by its URL. `deadline_s`: within this time a server that is alive gives a sign of life.
+
+    It is reached as it is named: a proxy of the environment would get the key.
+    """
 
     def __init__(self, url: str, key: str, deadline_s: float):
         self.url = url
@@ -46,7 +52,9 @@ class ServerClient:
         """Connections for one event loop. A completion may take as long as it takes; `alive` finds who hangs."""
         limits = httpx2.Limits(max_connections=None)
         timeout = httpx2.Timeout(None, connect=CONNECT_S)
-        return httpx2.AsyncClient(base_url=self.url, headers=self._headers, timeout=timeout, limits=limits)
+        return httpx2.AsyncClient(
+            base_url=self.url, headers=self._headers, timeout=timeout, limits=limits, trust_env=False
+        )
 
     async def sample(
         self, session: httpx2.AsyncClient, row: Row, sampling: Sampling, eos_ids: Sequence[int]
@@ -80,8 +88,18 @@ class ServerClient:
         self.name_weights(version)
 
     def name_weights(self, version: str) -> None:
-        """Let the server forget what older weights made and call the new ones `version`."""
-        self.ask("/reset_prefix_cache", {}, final=False)
+        """Let the server forget what older weights made and call the new ones `version`.
+
+        It forgets nothing while somebody's completion holds on to it, and says so.
+
+        Raises:
+            ServerDown, ServerRefused: it does not answer, or does not forget.
+        """
+        until = time.monotonic() + FORGET_S
+        while self.ask("/reset_prefix_cache", {}, final=False).get("success") is False:
+            if time.monotonic() > until:
+                raise ServerDown(f"/reset_prefix_cache: completions held the cache for {FORGET_S:g} s: who samples on it?")
+            time.sleep(FORGET_S / 20)
         self.ask("/update_weight_version", {"new_version": version}, final=False)
 
     def describe(self) -> dict[str, Any]:
@@ -107,7 +125,9 @@ class ServerClient:
     def is_up(self) -> bool:
         """Whether the server says that it is healthy and takes our key."""
         try:
-            with httpx2.Client(base_url=self.url, headers=self._headers, timeout=CONNECT_S) as session:
+            with httpx2.Client(
+                base_url=self.url, headers=self._headers, timeout=CONNECT_S, trust_env=False
+            ) as session:
                 return bool(session.get("/health").is_success and session.get("/weight_info").is_success)
         except (HTTPError, httpx2.InvalidURL):
             return False

@@ -26,17 +26,21 @@ from grpo.types import Completion, TrainingFailure
 
 @dataclass
 class _Errand:
-    """Completions to sample: `missing` holds the numbers of rows that nobody works on, `done` what has come back."""
+    """Completions to sample: `missing` holds the numbers of rows that nobody works on, `done` what has come back.
+
+    Those of a `check` are few, and no sign that a server bears a rollout.
+    """
 
     rows: Sequence[Row]
     sampling: Sampling
     missing: deque[int]
+    check: bool = False
     done: dict[int, Completion] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, requests: Sequence[SampleRequest], sampling: Sampling) -> "_Errand":
+    def of(cls, requests: Sequence[SampleRequest], sampling: Sampling, check: bool = False) -> "_Errand":
         rows = [(request.prompt_ids, seed) for request in requests for seed in request.seeds]
-        return cls(rows, sampling, deque(range(len(rows))))
+        return cls(rows, sampling, deque(range(len(rows))), check)
 
     def answers(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
         """By request, in order."""
@@ -81,8 +85,8 @@ class ServerEngine:
     def generate_on(
         self, server: Server, requests: Sequence[SampleRequest], sampling: Sampling
     ) -> list[list[Completion]]:
-        """As `generate`, on one server. Raises ReplicaLost when it dies."""
-        errand = _Errand.of(requests, sampling)
+        """As `generate`, on one server, to check it. Raises ReplicaLost when it dies."""
+        errand = _Errand.of(requests, sampling, check=True)
         asyncio.run(self._round([server], errand))
         if len(errand.done) < len(errand.rows):
             raise ReplicaLost(server.client.url)
@@ -181,7 +185,7 @@ class ServerEngine:
                 errand.missing.append(number)
                 raise
             errand.done[number] = self._reader.completion(sampled, errand.sampling, self._version, self._label)
-            server.served()
+            server.served(errand.check)
 
 
 class _OneServer:

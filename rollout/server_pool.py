@@ -42,10 +42,10 @@ class Server:
         """Whether it has died too often to be tried again."""
         return self.deaths_in_a_row > MOST_DEATHS
 
-    def served(self) -> None:
-        """Note a completion: it is well."""
+    def served(self, check: bool) -> None:
+        """Note a completion: it is well, unless this is all that it can do, the few of a `check`."""
         self.completions += 1
-        self.deaths_in_a_row = 0
+        self.deaths_in_a_row = self.deaths_in_a_row if check else 0
 
 
 class ServerPool:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from grpo.data import check_enough, distinct, draw, load_problems, split
+from grpo.data import ProblemSet, check_enough, distinct, draw, left_out, load_problems, split
 from grpo.problem_settings import ProblemSettings
 from grpo.sources import problem_id
 from grpo.types import Problem, UserError
@@ -140,6 +140,16 @@ def test_long_prompts_are_dropped_and_counted_or_refused(tmp_path: Path, tokeniz
         load_problems(strict, tokenizer, seed=0)
     with pytest.raises(UserError, match="at most 1 tokens, got 1 longer ones"):
         load_problems(settings(tmp_path, [{"prompt": "11"}], max_prompt_tokens=1), tokenizer, seed=0)
+
+
+def test_what_is_left_out_is_said() -> None:
+    settings = ProblemSettings(path="p", max_prompt_tokens=7)
+    assert left_out(ProblemSet((), (), {}, 0, 0), settings) == []
+    assert left_out(ProblemSet((), (), {}, dropped_long=3, duplicates=2, held_out_elsewhere=1), settings) == [
+        "3 problems longer than 7 tokens are left out",
+        "2 problems that stand in the data twice are taken once",
+        "1 problems that another source holds out are not trained on",
+    ]
 
 
 def test_a_prompt_without_tokens_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -73,3 +73,11 @@ def test_the_wording_that_problems_of_a_set_share_is_no_overlap() -> None:
     index = evaluation_index([asked.format(i) for i in range(3)], n=10, common=2)
     assert overlap(index, asked.format(7)) is None
     assert overlap(evaluation_index([asked.format(1)], n=10, common=2), asked.format(7)) is not None
+
+
+def test_a_problem_of_shared_wording_alone_is_still_found_whole() -> None:
+    """Signs are no words, so the ten words are all that such problems have."""
+    asked = "Is this sequence of brackets balanced? Answer with yes or no: {}"
+    index = evaluation_index([asked.format(brackets) for brackets in ("()", "(()", "())")], n=10, common=2)
+    assert overlap(index, asked.format("(()")) == asked.format("(()")
+    assert overlap(index, asked.format("(())")) is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from grpo.benchmarks import benchmark_columns, source_of
+from grpo.benchmarks import benchmark_columns, source_of, sources_of
 from grpo.cli import main
 from grpo.eval_command import training_template
 from grpo.evaluation_table import tables
@@ -100,12 +100,23 @@ def test_a_preference_that_an_earlier_version_measured_has_no_interval() -> None
         ('{"prompt": "1", "completion": "1"}', "line 1 expected rewards, or completion and answer"),
         ('{"prompt": "1", "completion": "1", "answer": ""}', "could not be judged: gold answer is empty"),
         ("", "expected at least one completion, got none"),
+        ('{"problem_id": "p", "rewards": {"right": 1.0}}', "expected a reward 'accuracy', .* got right: .*--accuracy"),
+        ('{"problem_id": "p", "rewards": {"accuracy": "1"}}', "line 1 accuracy: expected a number, got '1'"),
+        ('{"problem_id": "p", "rewards": {}, "tokens": []}', r"line 1 tokens: expected a number, got '\[\]'"),
+        ('{"problem_id": "p", "rewards": {}, "status": 3}', "line 1 status: expected an object, got '3'"),
     ],
 )
 def test_a_file_that_says_too_little(line: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(line)
     with pytest.raises(UserError, match=expected):
         read_recorded(tmp_path / "s.jsonl")
+
+
+def test_what_another_program_leaves_out_may_be_null(tmp_path: Path) -> None:
+    row = {"problem_id": "p", "rewards": {"accuracy": 1.0}, "tokens": None, "status": None}
+    (tmp_path / "s.jsonl").write_text(json.dumps(row))
+    (found,) = read_recorded(tmp_path / "s.jsonl")
+    assert (found.right, found.applies, found.tokens) == (True, True, 0)
 
 
 def test_answers_are_the_same_as_the_reward_compares_them() -> None:
@@ -152,6 +163,15 @@ def test_a_task_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "hello"}\n')
     with pytest.raises(UserError, match=r"x.jsonl: expected a column of questions \(.*\), got text: rename them"):
         source_of(str(tmp_path / "x.jsonl"), None)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "test.jsonl" for folder in ("gsm8k", "my math")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text('{"prompt": "1 + 1", "answer": "2"}')
+    sources = sources_of([*map(str, files), "chain_sum"], None)
+    assert ProblemSettings.model_validate({"sources": sources}).names == ["gsm8k-test", "my-math-test", "chain_sum"]
 
 
 # --- a model ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch.storage import TypedStorage
 from transformers import PreTrainedModel
 
 from grpo.checkpoint_names import checkpoint_tensors
+from grpo.rollout import server_client
 from grpo.rollout.ipc_handles import handles_from_json, handles_to_json
 from grpo.rollout.native_sender import (
     CHUNK_BYTES,
@@ -97,13 +98,18 @@ class Recorder(BaseHTTPRequestHandler):
 
     asked: ClassVar[list[tuple[str, Any]]] = []
     refused = ""
+    held = 0
 
     def do_POST(self) -> None:
-        """Answer with the place of one worker."""
+        """Answer with the place of one worker; that the cache is not empty `held` times."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         assert self.headers["authorization"] == "Bearer the key"
         self.asked.append((self.path, body))
-        answer = json.dumps({"results": [{"gpu": "GPU-1"}, {"gpu": "GPU-2"}]}).encode()
+        said: dict[str, Any] = {"results": [{"gpu": "GPU-1"}, {"gpu": "GPU-2"}]}
+        if self.path == "/reset_prefix_cache":
+            said = {"success": Recorder.held == 0}
+            Recorder.held = max(0, Recorder.held - 1)
+        answer = json.dumps(said).encode()
         self.send_response(500 if self.path == self.refused else 200)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
@@ -115,7 +121,7 @@ class Recorder(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def client() -> Iterator[ServerClient]:
-    Recorder.asked, Recorder.refused = [], ""
+    Recorder.asked, Recorder.refused, Recorder.held = [], "", 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield ServerClient(f"http://127.0.0.1:{server.server_port}", "the key", 5.0)
@@ -139,6 +145,30 @@ def test_the_steps_of_a_transfer_as_a_server_sees_them(client: ServerClient) -> 
         ("/reset_prefix_cache", {}),
         ("/update_weight_version", {"new_version": "run-3"}),
     ]
+
+
+def test_weights_have_no_name_before_what_older_ones_made_is_gone(
+    client: ServerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's completion holds the cache for two questions; then for longer than is waited for."""
+    Recorder.held = 2
+    client.name_weights("run-3")
+    assert [path for path, _ in Recorder.asked] == ["/reset_prefix_cache"] * 3 + ["/update_weight_version"]
+    monkeypatch.setattr(server_client, "FORGET_S", 0.2)
+    Recorder.asked, Recorder.held = [], 10_000
+    with pytest.raises(ServerDown, match=r"/reset_prefix_cache: completions held the cache for 0.2 s"):
+        client.name_weights("run-4")
+    assert {path for path, _ in Recorder.asked} == {"/reset_prefix_cache"}
+
+
+def test_a_server_is_reached_as_it_is_named_whatever_proxy_there_is(
+    client: ServerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert len(client.describe()["gpus"]) == 2
 
 
 def test_a_chunk_in_a_gpus_memory_is_named_without_a_pickle(client: ServerClient) -> None:

@@ -32,7 +32,17 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"kind": "plain", "separator": "--"}, "separator belongs to examples"),
     (MixSettings, {"problems": PROBLEMS, "ratio": 0.3, "write": "<think></think>"}, r"write must hold \{completion\}"),
+    (
+        MixSettings,
+        {"problems": {"sources": [{"path": "a", "weight": 3.0}, {"path": "b"}]}, "ratio": 0.3},
+        "give each source its own entry of mix, with a ratio",
+    ),
     (TemplateSettings, {"kind": "plain", "system": "Hi"}, "system belongs to kind chat, not to kind plain"),
+    (
+        GrpoStage,
+        {**GRPO, "rollout": {"speculative": True, "check": {"tokens": 8}}},
+        "vllm and check belong to engines of vLLM, not to speculative",
+    ),
     (
         ProblemSettings,
         {"path": "a", "task": "b"},
@@ -124,6 +134,16 @@ def test_greedy_evaluation_asks_nothing_of_k() -> None:
 def test_a_reward_of_a_file_counts_as_accuracy_by_its_function_s_name() -> None:
     own = {**EVALUATE, "rewards": [{"name": "mine.py:right"}], "accuracy": "right"}
     assert EvaluateStage.model_validate(own).accuracy == "right"
+
+
+def test_the_longest_completion_of_a_stage_is_the_same_at_every_step() -> None:
+    """Dr. GRPO divides by it."""
+    lengths = [{"step": 10, "max_new_tokens": 256}, {"step": 20, "max_new_tokens": 2048}]
+    for schedule, longest in ((lengths[:1], 1024), (lengths, 2048)):
+        stage = GrpoStage.model_validate(GRPO | {"rollout": {"max_new_tokens": 1024}, "length_schedule": schedule})
+        assert [stage.at(step).longest_completion for step in (1, 9, 10, 20, 99)] == [longest] * 5
+        assert stage.at(10).at(10).rollout.max_new_tokens == 256
+        assert stage.at(10).longest_completion == longest
 
 
 def test_a_stage_is_of_the_kind_that_it_says() -> None:

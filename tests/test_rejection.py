@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from grpo.cli import train
+from grpo.data import distinct, split
 from grpo.decontamination import evaluation_index, overlap
 from grpo.duplicates import KeptTexts
+from grpo.problem_settings import ProblemSettings
 from grpo.rejection_stage import RejectionStage
 from grpo.sieve import Sieve, reasons
+from grpo.sources import read_problems
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 
 # --- the sieve, by hand -----------------------------------------------------------------------------------------------
@@ -196,6 +199,46 @@ def test_nothing_kept_overlaps_an_evaluation(
     data = lines(tmp_path / "runs" / "tiny" / "01-rejection" / "data.jsonl")
     assert data
     assert [row for row in data if overlap(index, row["prompt"], row["completion"])] == []
+
+
+def test_other_problems_of_one_name_are_an_evaluation(
+    write_recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are sums of one function; what is asked are the first 20, which are left out of the 200 that are sampled."""
+    (tmp_path / "own.py").write_text(OWN)
+    params = {"terms": 2, "max_value": 20}
+    asked = {"function": "grpo.tasks.arithmetic:sums", "params": {"size": 20} | params, "held_out": 0} | PLAIN
+    evaluation = {"kind": "evaluate", "problems": asked, "part": "all", "limit": 2, "samples": 0, "max_new_tokens": 4}
+    evaluation |= {"rewards": REJECTION["rewards"], "accuracy": "even"}
+    file = write_recipe("named", stages=[REJECTION, evaluation])
+    assert train([str(file), "--until", "01-rejection"]) == 0
+    assert "problems that overlap evaluations are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["null", r'"half a pair: \ud83d"'])
+def test_an_example_without_text_is_found_before_anything_is_sampled(
+    text: str, recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ['{"prompt": "hello", "completion": "hi"}', f'{{"prompt": "and you?", "completion": {text}}}']
+    (tmp_path / "chat.jsonl").write_text("\n".join(rows))
+    assert train([str(recipe(mix=[{"problems": {"path": "chat.jsonl"}, "ratio": 0.5}]))]) == 2
+    assert "expected text in column 'completion' of 'and you?', got" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "tiny" / "01-rejection" / "rollouts").exists()
+
+
+def test_examples_that_wrap_are_as_many_as_they_are_told_and_held_out_ones_stay_out(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    problems = {"path": "chat.jsonl", "too_few": "wrap", "held_out": 0.8}
+    assert train([str(recipe(mix=[{"problems": problems, "ratio": 3}])), "--until", "01-rejection"]) == 0
+    data = lines(tmp_path / "runs" / "tiny" / "01-rejection" / "data.jsonl")
+    mixed = [row for row in data if row["source"] == "chat.jsonl"]
+    assert len(mixed) == 3 * (len(data) - len(mixed))
+    read = read_problems(ProblemSettings(path=str(tmp_path / "runs" / "tiny" / "01-rejection" / "data.jsonl")))
+    assert len(distinct(read)) == len(data)
+    train_part, held_out = split(read_problems(ProblemSettings(path=str(tmp_path / "chat.jsonl"))), 0.8)
+    assert {row["prompt"] for row in mixed} == {problem.prompt for problem in train_part}
+    assert held_out
 
 
 def test_a_stage_that_keeps_nothing_says_why(recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

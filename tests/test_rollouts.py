@@ -46,6 +46,14 @@ def test_failures_beyond_the_share_stop_the_run(name: str) -> None:
         check_failures(scoring(*rows, (2, {name: "error"})), REWARDS, 0.1, 1)
 
 
+def test_a_share_is_of_a_full_step_where_this_one_is_smaller() -> None:
+    """A tenth of 16 completions: one of the last two may fail, and two of them."""
+    for failed in (1, 2):
+        check_failures(scoring((2 - failed, {}), (failed, {"accuracy": "timeout"})), REWARDS, 0.125, 9, of=16)
+    with pytest.raises(UserError, match="rewards failed on 3 of 4 completions"):
+        check_failures(scoring((1, {}), (3, {"accuracy": "timeout"})), REWARDS, 0.125, 9, of=16)
+
+
 def test_a_step_to_which_no_reward_applies_stops_the_run() -> None:
     with pytest.raises(UserError, match=r"applies to any of 10 completions \(1 failed, the others gave None\)"):
         check_failures(scoring((9, NOTHING), (1, {"accuracy": "error"})), REWARDS, 0.1, 1)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,22 @@ def test_arguments_become_flags() -> None:
     flags = " ".join(line[3:])
     assert "--host 127.0.0.1 --port 8123" in flags
     assert "--middleware grpo.rollout.server_key.RequireKey" in flags
-    assert '--model m --max-num-seqs 9 --enforce-eager --hf-overrides {"a": 1}' in flags  # one place for signs of life
-    assert "trust" not in flags
+    assert "--model m --max-num-seqs 9 --enforce-eager --no-trust-remote-code" in flags  # one place for signs of life
+    assert '--hf-overrides {"a": 1}' in flags
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of vLLM's own imports
+def test_vllm_reads_what_is_not_wanted_as_that() -> None:
+    """Left out, chunked prefill is on, and a server on a CPU dies of a prompt that is cut."""
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    wanted = EngineOptions({"model": "m", "max_num_seqs": 8, "enable_chunked_prefill": False}, {})
+    line = command(wanted, Address("127.0.0.1", 8123))
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    said, _ = parser.parse_known_args(line[line.index("--model") :])
+    assert said.enable_chunked_prefill is False
 
 
 def test_the_environment_holds_the_key_and_the_users_own_values_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +70,44 @@ time.sleep(600)
 def processes_with(mark: str) -> int:
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     return sum(mark.encode() in line for line in lines)
+
+
+TIDY = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+server = '''
+import signal, sys, time
+from pathlib import Path
+def tidy(*_):
+    Path(sys.argv[1]).unlink()
+    sys.exit()
+signal.signal(signal.SIGTERM, tidy)
+Path(sys.argv[1]).touch()
+time.sleep(600)
+'''
+watch = [sys.executable, "-m", "grpo.rollout.supervise", str(os.getpid()), sys.executable, "-c", server, sys.argv[1]]
+subprocess.Popen(watch, start_new_session=True)
+time.sleep(600)
+"""
+"""Starts, as a run does, a server that holds a file for as long as it lives."""
+
+
+def test_a_server_gives_back_what_it_holds_when_the_run_is_killed(tmp_path: Path) -> None:
+    """As vLLM its shared memory."""
+    held = tmp_path / "held"
+    run = subprocess.Popen([sys.executable, "-c", TIDY, str(held)])
+    _wait_until(held.exists)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    _wait_until(lambda: not held.exists())
+    _wait_until(lambda: processes_with(str(held)) == 0)
+
+
+def _wait_until(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_nothing_is_left_when_the_run_is_killed() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from grpo.rollout.server_client import ServerClient, ServerDown, ServerSilent
 from grpo.rollout.server_engine import watch_over
-from grpo.rollout.server_pool import Server
+from grpo.rollout.server_pool import MOST_DEATHS, Server
 
 DEADLINE_S = 0.2
 
@@ -26,7 +26,7 @@ async def seconds_until_dead(completions_at: list[float]) -> float:
         async with server.client.session() as session:
             start = time.monotonic()
             for seconds in completions_at:
-                asyncio.get_running_loop().call_later(seconds, server.served)
+                asyncio.get_running_loop().call_later(seconds, server.served, False)
             with pytest.raises(ServerSilent, match="no sign of life within"):
                 await watch_over(server, session, 65, DEADLINE_S)
         return time.monotonic() - start
@@ -40,9 +40,20 @@ def test_a_server_that_ends_completions_is_alive_though_questions_wait() -> None
 def test_a_server_that_is_gone_is_dead_whatever_it_has_done() -> None:
     async def ask() -> None:
         server = Server(ServerClient("http://127.0.0.1:9", "key", 60.0))
-        server.served()
+        server.served(check=False)
         async with server.client.session() as session:
             await watch_over(server, session, 65, 60.0)
 
     with pytest.raises(ServerDown):
         asyncio.run(ask())
+
+
+def test_a_server_that_passes_checks_and_dies_of_rollouts_is_given_up() -> None:
+    server = Server(ServerClient("http://127.0.0.1:9", "key", 60.0))
+    for _ in range(MOST_DEATHS + 1):
+        server.deaths_in_a_row += 1
+        server.served(check=True)
+    assert server.given_up
+    assert server.completions == MOST_DEATHS + 1
+    server.served(check=False)
+    assert not server.given_up

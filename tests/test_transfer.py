@@ -150,3 +150,5 @@ def test_grpo_serve_refuses_what_the_machine_cannot(tmp_path: Path, capsys: pyte
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert main(["serve", str(tmp_path), "--transfer", "ipc"]) == 2
     assert capsys.readouterr().err.startswith("rollout.servers.transfer: ipc needs GPUs, got none on this machine")
+    assert main(["serve", str(tmp_path), "--transfer", "ipc", "--tensor-parallel", "2"]) == 2
+    assert "ipc reaches one GPU, got tensor_parallel 2" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from grpo.engine_settings import CheckSettings
+from grpo.forward import prepare_head
 from grpo.rollout.engine import Sampler
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.verification import MOVED, make_probe
@@ -72,3 +73,23 @@ def test_an_engine_that_ignores_pushes_is_found_though_the_learner_moves_little_
         train(100)
     assert len(gaps) > 3
     assert MOVED / 2 < gaps[-1] <= MOVED
+
+
+def test_an_engine_is_held_to_logits_that_are_the_models_own(
+    tiny_model: Callable[..., Any], byte_tokenizer: Any
+) -> None:
+    """A model that multiplies what its head gives, as Falcon-H1 does: the head alone says something else."""
+    model = tiny_model("llama")
+
+    class Louder(type(model)):  # type: ignore[misc]  # a class that is known here alone
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().forward(*args, **kwargs)
+            out.logits = 3 * out.logits
+            return out
+
+    model.__class__ = Louder
+    probe = make_probe([tuple(range(65, 90))], 12, CheckSettings(), 1.0, "fp32", "exact")
+    with pytest.raises(TrainingFailure):
+        WeightPush(Copied(model, byte_tokenizer, 4, "fp32"), probe)(model, 0)
+    prepare_head(model, byte_tokenizer)
+    assert WeightPush(Copied(model, byte_tokenizer, 4, "fp32"), probe)(model, 0)["check/gap_max"] < 1e-4

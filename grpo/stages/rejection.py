@@ -8,16 +8,16 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from grpo.candidates import data_row, open_files
 from grpo.chain import DATA
-from grpo.data import draw, split
+from grpo.data import draw, in_turns, split
 from grpo.decontamination import EvaluationIndex, evaluation_index, overlap
 from grpo.duplicates import KeptTexts
 from grpo.files import write_atomic
+from grpo.forward import prepare_head
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
 from grpo.metrics import Clock, RunLog
 from grpo.policy import Policy, load_policy
@@ -30,7 +30,7 @@ from grpo.rollout.weights import WeightPush
 from grpo.rollouts import check_failures
 from grpo.run import StageRun
 from grpo.sieve import KEPT, Sieve
-from grpo.sources import origin, read_problems
+from grpo.sources import origin, read_problems, same_problems
 from grpo.task import Task, ask, judge, load_judges, load_task
 from grpo.templates import opened
 from grpo.types import Problem, TrainingFailure, UserError
@@ -42,6 +42,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         return
     policy = load_policy(run.model.model_copy(update={"lora": None}), run.start_model)
     policy.model.to(run.accelerator.device)
+    prepare_head(policy.model, policy.tokenizer)
     task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     index = _evaluations(stage, run)
     problems = _clean_problems(task, index, stage, run)
@@ -58,7 +59,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         files = opened_here.enter_context(open_files(run.folder, run.accelerator.is_main_process))
         engine = cache(lambda: _start_engine(stage, run, policy, task, opened_here))
         for step, chunk in enumerate(chunks, start=1):
-            rollout = _sampled(stage, run, task, engine, step, chunk)
+            rollout = _sampled(stage, run, task, engine, step, chunk, len(chunks[0]))
             files.write(sieve.sift(rollout.scored))
             figures = dict(rollout.figures) | sieve.figures()
             if step > logged["step"]:
@@ -85,8 +86,12 @@ def _sampled(
     engine: Callable[[], Engine],
     step: int,
     chunk: Sequence[Problem],
+    full: int,
 ) -> Rollout:
-    """The scored samples of a chunk: those that an interrupted run saved, or new ones, saved."""
+    """The scored samples of a chunk: those that an interrupted run saved, or new ones, saved.
+
+    The last chunk may be smaller than the `full` number of problems, and rewards may fail as often in it.
+    """
     folder = run.folder / "rollouts"
     saved = read_rollout(folder, step, {problem.id: problem for problem in chunk})
     if saved is not None:
@@ -99,7 +104,7 @@ def _sampled(
         scoring = judge(task, groups, run.accelerator)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
-    check_failures(scoring, task.rewards, stage.max_reward_errors, step)
+    check_failures(scoring, task.rewards, stage.max_reward_errors, step, of=full * stage.samples)
     figures = reward_figures(scoring.groups) | rollout_figures(groups, clock.seconds("rollout")) | clock.figures()
     rollout = Rollout(step, len(chunk), scoring.groups, figures)
     if run.accelerator.is_main_process:
@@ -130,10 +135,9 @@ def _evaluations(stage: RejectionStage, run: StageRun) -> EvaluationIndex | None
         return None
     against = [source for problems in stage.decontaminate.against for source in problems.each]
     prompts = [p.prompt for source in against for p in read_problems(source, run.seed)]
-    sampled = {origin(source) for source in stage.problems.each}
     for problems, part in run.evaluated:
         train, held_out = split(read_problems(problems, run.seed), problems.held_out)
-        if part != "held_out" and origin(problems) not in sampled:
+        if part != "held_out" and not any(same_problems(problems, source) for source in stage.problems.each):
             prompts += [problem.prompt for problem in train]
         if part != "train":
             prompts += [problem.prompt for problem in held_out]
@@ -157,13 +161,7 @@ def _clean_problems(
             f"{run.folder.name}: expected problems to sample on, got none of {len(every)} that shares nothing with an "
             "evaluation: lower decontaminate.common if their wording is the same, or add data"
         )
-    return _in_turns(clean)[: stage.limit]
-
-
-def _in_turns(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """The problems of a mixture by turns of its sources, so that a limit takes some of each."""
-    lines = [[one for one in problems if one.source == source] for source in dict.fromkeys(p.source for p in problems)]
-    return tuple(problem for turn in zip_longest(*lines) for problem in turn if problem is not None)
+    return in_turns(clean)[: stage.limit]
 
 
 # --- what else is learned from ----------------------------------------------------------------------------------------
@@ -172,10 +170,14 @@ def _in_turns(problems: Sequence[Problem]) -> tuple[Problem, ...]:
 def _mixed(
     mix: MixSettings, stage: RejectionStage, run: StageRun, kept: int, index: EvaluationIndex | None
 ) -> list[dict[str, Any]]:
-    """As many other examples as the ratio says, from the same share of prompts that is trained on elsewhere."""
-    read = [problem for source in mix.problems.each for problem in read_problems(source, run.seed)]
-    every, _ = split(read, max(source.held_out for source in stage.problems.each))
-    texts = [(problem, mix.written(str(problem.columns[mix.completion_column]))) for problem in every]
+    """As many other examples as the ratio says, of prompts that neither they nor what is sampled hold out."""
+    held_out = max(source.held_out for source in stage.problems.each)
+    every = [
+        problem
+        for source in mix.problems.each
+        for problem in split(read_problems(source, run.seed), max(source.held_out, held_out))[0]
+    ]
+    texts = [(problem, mix.written(problem.columns[mix.completion_column])) for problem in every]
     clean = [problem for problem, text in texts if index is None or overlap(index, problem.prompt, text) is None]
     wanted = round(kept * mix.ratio)
     if wanted > len(clean) and mix.problems.too_few == "error":
@@ -186,7 +188,9 @@ def _mixed(
         wanted = len(clean)
     drawn = draw(clean, run.seed, 0, wanted) if clean else []
     name = Path(origin(mix.problems)).name
-    return [data_row(p.prompt, mix.written(str(p.columns[mix.completion_column])), p.columns, name) for p in drawn]
+    rows = [data_row(p.prompt, mix.written(p.columns[mix.completion_column]), p.columns, name) for p in drawn]
+    # Without a difference, repetitions would be taken for one row that stands there twice.
+    return [row | ({"repeat": place // len(clean)} if place >= len(clean) else {}) for place, row in enumerate(rows)]
 
 
 def _check_kept(sieve: Sieve, run: StageRun) -> None:

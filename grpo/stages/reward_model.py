@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from grpo.data import ProblemSet, check_enough, draw, load_problems
+from grpo.data import ProblemSet, check_enough, draw, left_out, load_problems
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.policy import Policy, add_lora
@@ -14,6 +14,7 @@ from grpo.reward_model_stage import RewardModelStage
 from grpo.reward_reading import Card, Read, by_template, write_card
 from grpo.run import StageRun
 from grpo.scalar_model import load_scalar_model
+from grpo.sources import is_text
 from grpo.training import Training, advance, finish, measured_before, resume, save_if_due
 from grpo.types import Problem, UserError
 
@@ -22,6 +23,8 @@ def run(stage: RewardModelStage, run: StageRun) -> None:
     """Train on the data set's preferences and leave `model/`, for transformers' AutoModelForSequenceClassification."""
     policy = starting_model(run)
     data = load_problems(stage.problems, policy.tokenizer, run.seed)
+    for note in left_out(data, stage.problems):
+        run.display.note(note)
     examples = encode(data, stage, policy, run)
     train = [problem for problem in data.train if problem.id in examples]
     held_out = [examples[problem.id] for problem in data.held_out if problem.id in examples]
@@ -102,12 +105,12 @@ def _text(problem: Problem, column: str) -> str:
     value = problem.columns.get(column)
     if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
         value = value[-1].get("content") if len(value) <= 2 else None  # one turn, with or without the question
-    if not isinstance(value, str):
+    if not is_text(value):
         raise UserError(
             f"stage reward_model: problem {problem.prompt[:60]!r}: expected a response in column {column!r}, text or "
             f"one turn of messages, got {str(problem.columns.get(column))[:60]!r}: name the right column"
         )
-    return value
+    return str(value)
 
 
 def _label(problem: Problem, column: str) -> float:

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.batch import pack
-from grpo.data import load_problems
+from grpo.data import left_out, load_problems
 from grpo.distillation import Distillation, load_teacher
 from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
@@ -20,6 +20,7 @@ from grpo.objective import CrossEntropy
 from grpo.policy import Policy
 from grpo.run import StageRun
 from grpo.sft_stage import SftStage
+from grpo.sources import is_text
 from grpo.split import split
 from grpo.teacher_settings import TeacherSettings
 from grpo.templates import encode_example, make_template
@@ -31,6 +32,8 @@ def run(stage: SftStage, run: StageRun) -> None:
     """Train on the data set's completions and leave `model/`."""
     policy = starting_policy(run)
     problems = load_problems(stage.problems, policy.tokenizer, run.seed)
+    for note in left_out(problems, stage.problems):
+        run.display.note(note)
     feed = make_feed(stage.problems, problems.train, run.seed)
     check_feed(feed, stage.problems, stage.examples_per_step)
     positions = getattr(policy.model.config, "max_position_embeddings", None)
@@ -95,7 +98,7 @@ def encode(
     templates = {name: make_template(source.template, tokenizer) for name, source in manners}
     column = stage.completion_column
     for problem in problems:
-        if not isinstance(problem.columns.get(column), str):
+        if not is_text(problem.columns.get(column)):
             raise UserError(
                 f"stage sft: problem {problem.prompt[:60]!r} has no text in column {column!r} (columns: "
                 f"{', '.join(problem.columns)}); set completion_column to the column to learn from"
