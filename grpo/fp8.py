@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.kernels.fp8_linear import fp8_linear, has_fp8_units
+from grpo.mtp import plain_model
 from grpo.types import UserError
 
 
@@ -67,9 +68,11 @@ def _demand_master_weights(model: nn.Module) -> None:
 
 
 def _linears(model: nn.Module) -> list[nn.Module]:
-    """All but the output head, adapters, and those beside experts, which choose among them."""
-    head = cast(Any, model).get_output_embeddings()
-    left_out = set() if head is None else set(head.modules())
+    """All but the output head, also that of scores, adapters, and those beside experts, which choose among them."""
+    whole: Any = plain_model(model)
+    head = whole.get_output_embeddings()
+    body = getattr(whole, getattr(whole, "base_model_prefix", ""), whole)
+    left_out = set(whole.modules()) - set(body.modules()) if head is None else set(head.modules())
     left_out |= {child for parent in model.modules() if hasattr(parent, "experts") for child in parent.children()}
     return [
         module

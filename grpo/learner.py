@@ -71,7 +71,8 @@ class Learner:
 
     def activations(self) -> AbstractContextManager[object]:
         """Where what the backward pass needs is kept during the forward pass."""
-        if self.settings.activations == "offload":
+        on_cpu = self.accelerator.device.type == "cpu"
+        if self.settings.activations == "offload" and not on_cpu:
             return torch.autograd.graph.save_on_cpu(pin_memory=self.accelerator.device.type == "cuda")
         return remaking() if self.settings.activations == "keep" else nullcontext()
 

@@ -23,8 +23,9 @@ from grpo.kernels.prefix_attention import prefix_attention
 
 PACKED = "grpo_packed"
 
-UNKNOWN_TERMS = ("s_aux", "position_bias", "head_mask")
-"""What an architecture may add to the softmax that is not computed here: attention sinks, biases, masked heads."""
+UNKNOWN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
+"""What an architecture may add to the softmax that is not computed here: attention sinks, biases, masked heads, and the
+keys that an indexer has chosen."""
 
 
 def packed_attention(
@@ -51,7 +52,9 @@ def packed_attention(
         if softcap is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return capped_attention(query, key, value, attention_mask, scale, softcap, dropout), None
-    rules = Rules(scale, softcap, sliding_window)
+    # Where a call lacks it (qwen2_moe), it stands in transformers' mask alone, which no packing has.
+    window = sliding_window or getattr(module, "sliding_window", None)
+    rules = Rules(scale, softcap, window)
     if dropout:  # supervised training of the few architectures that drop attention weights
         return masked_attention(query, key, value, packing, rules, dropout), None
     return _attend_on(query)(query, key, value, packing, rules), None

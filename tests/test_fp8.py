@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from grpo.batch import Trajectory, micro_batches
 from grpo.cli import train
@@ -71,6 +71,17 @@ def test_linears_and_experts_but_neither_head_nor_router(tiny_model: MakeModel) 
     use_fp8(mixture, Switch())
     found = {name.removeprefix("model.layers.1.mlp.") for name in in_fp8(mixture) if ".1.mlp" in name}
     assert found == {"experts", *(f"shared_experts.{name}_proj" for name in ("gate", "up", "down"))}
+
+
+def test_the_head_of_scores_is_a_head(tiny_model: MakeModel) -> None:
+    config = tiny_model("llama").config
+    config.num_labels = 1
+    judge = AutoModelForSequenceClassification.from_config(config)
+    adapted = add_lora(judge, LoraSettings(), "SEQ_CLS")
+    for model in (judge, adapted):
+        use_fp8(model, Switch())
+        assert len(in_fp8(model)) == 14
+        assert not any("score" in name for name in in_fp8(model))
 
 
 def test_a_router_of_the_old_kind_is_left_alone() -> None:

@@ -106,6 +106,8 @@ def test_terms_that_are_unknown_here_are_refused() -> None:
     inputs, _ = tensors(Layout.of_groups([PackedGroup(3, (4,))], CPU), SHAPES["GQA"])
     with pytest.raises(NotImplementedError, match="Attention attends with s_aux"):
         packed_call(*inputs, None, Rules(0.3), s_aux=torch.zeros(4))
+    with pytest.raises(NotImplementedError, match="Attention attends with indices"):  # DeepSeek-V3.2's sparse attention
+        packed_call(*inputs, None, Rules(0.3), indices=torch.zeros(4))
 
 
 def test_dropped_attention_weights_are_dropped() -> None:
@@ -154,12 +156,16 @@ FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"]
 FAMILIES += ["mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2", "deepseek_v3"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
+"""Of qwen2_moe, whose calls of attention do not tell it."""
+
+
+@pytest.mark.parametrize(("family", "config"), [*((family, {}) for family in FAMILIES), ("qwen2_moe", WINDOW)])
 def test_packing_changes_no_loss_and_no_gradient(
-    family: str, tiny_model: Callable[..., Any], byte_tokenizer: Any
+    family: str, config: dict[str, Any], tiny_model: Callable[..., Any], byte_tokenizer: Any
 ) -> None:
     """Within 1e-5, relative, of the model's own forward pass over each sequence alone, however they are grouped."""
-    model = tiny_model(family, attn_implementation="eager")
+    model = tiny_model(family, attn_implementation="eager", **config)
     order = random.Random(0).sample(range(len(SEQUENCES)), len(SEQUENCES))
     weights = torch.rand(2, 68, generator=torch.Generator().manual_seed(0))
 

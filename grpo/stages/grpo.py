@@ -48,7 +48,7 @@ def run(stage: GrpoStage, run: StageRun) -> None:
         with saved_if_lost(training), clock("sync"):
             checked = parts.push_weights(parts.policy.model, version=step)
         measure(parts, checked | clock.figures())
-        if save_if_due(training, stage.steps):
+        if save_if_due(training, stage.steps) and run.accelerator.is_main_process:
             prune_rollouts(parts.source.folder, step)
     whole.engine.close()
     finish(training)
