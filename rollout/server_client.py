@@ -98,7 +98,9 @@ class ServerClient:
         until = time.monotonic() + FORGET_S
         while self.ask("/reset_prefix_cache", {}, final=False).get("success") is False:
             if time.monotonic() > until:
-                raise ServerDown(f"/reset_prefix_cache: completions held the cache for {FORGET_S:g} s: who samples on it?")
+                raise ServerDown(
+                    f"/reset_prefix_cache: completions held the cache for {FORGET_S:g} s: who samples on it?"
+                )
             time.sleep(FORGET_S / 20)
         self.ask("/update_weight_version", {"new_version": version}, final=False)
 
@@ -125,9 +127,7 @@ class ServerClient:
     def is_up(self) -> bool:
         """Whether the server says that it is healthy and takes our key."""
         try:
-            with httpx2.Client(
-                base_url=self.url, headers=self._headers, timeout=CONNECT_S, trust_env=False
-            ) as session:
+            with httpx2.Client(base_url=self.url, headers=self._headers, timeout=CONNECT_S, trust_env=False) as session:
                 return bool(session.get("/health").is_success and session.get("/weight_info").is_success)
         except (HTTPError, httpx2.InvalidURL):
             return False
