@@ -1,7 +1,12 @@
 """What a step's rollout does with rewards that fail."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from grpo.cli import train
 from grpo.reward_settings import RewardSettings
 from grpo.rewards.registry import load_rewards
 from grpo.rewards.score import RewardFailure, Scoring
@@ -57,3 +62,25 @@ def test_a_share_is_of_a_full_step_where_this_one_is_smaller() -> None:
 def test_a_step_to_which_no_reward_applies_stops_the_run() -> None:
     with pytest.raises(UserError, match=r"applies to any of 10 completions \(1 failed, the others gave None\)"):
         check_failures(scoring((9, NOTHING), (1, {"accuracy": "error"})), REWARDS, 0.1, 1)
+
+
+FLAKY = """
+calls = 0
+def flaky(completion):
+    global calls
+    calls += 1
+    if calls in (1, 17):
+        raise ValueError("broken")
+    return 0.0 if calls < 5 else calls % 2
+"""
+"""The first group of 16 completions has a failure and no signal; the group of 4 that replaces it has one, too."""
+
+
+def test_a_refill_is_judged_with_the_step_that_it_fills(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FLAKY)
+    stage = {"kind": "grpo", "steps": 1, "prompts_per_step": 4, "completions_per_prompt": 4, "lr": 1e-3}
+    stage |= {"dynamic_sampling": {"max_rounds": 3}, "rollout": {"max_new_tokens": 4}, "kl": {"beta": 0}}
+    recipe = write_recipe(stages=[stage], rewards=[{"name": "own.py:flaky"}])
+    assert train([str(recipe)]) == 0
+    (row,) = map(json.loads, (tmp_path / "runs" / "tiny" / "01-grpo" / "metrics.jsonl").read_text().splitlines())
+    assert (row["groups/sampled"], row["groups/kept"]) == (5, 4)
