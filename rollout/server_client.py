@@ -78,7 +78,9 @@ class ServerClient:
         """
         body = {"token_ids": [token], "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
         try:
-            await asyncio.wait_for(_post(session, "/inference/v1/generate", body), self._deadline_s)
+            # Python 3.11's wait_for forgets that it was cancelled where the answer comes at that moment: watching never ends.
+            async with asyncio.timeout(self._deadline_s):
+                await _post(session, "/inference/v1/generate", body)
         except TimeoutError:
             raise ServerSilent(f"no sign of life within {self._deadline_s:g} s") from None
 
@@ -120,7 +122,8 @@ class ServerClient:
     async def _ask(self, path: str, body: Any, final: bool) -> Any:
         async with self.session() as session:
             try:
-                return await asyncio.wait_for(_post(session, path, body, final), LOAD_S)
+                async with asyncio.timeout(LOAD_S):
+                    return await _post(session, path, body, final)
             except TimeoutError:
                 raise ServerDown(f"{path}: no answer within {LOAD_S:g} s") from None
 
