@@ -78,7 +78,7 @@ class ServerClient:
         """
         body = {"token_ids": [token], "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
         try:
-            # Python 3.11's wait_for forgets that it was cancelled where the answer comes at that moment: watching never ends.
+            # Python 3.11's wait_for loses a cancellation that comes with the answer, and watching would never end.
             async with asyncio.timeout(self._deadline_s):
                 await _post(session, "/inference/v1/generate", body)
         except TimeoutError:
