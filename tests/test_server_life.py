@@ -14,8 +14,10 @@ DEADLINE_S = 0.2
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Take a question and never answer."""
-    await reader.read()
-    writer.close()
+    try:
+        await reader.read()
+    finally:
+        writer.transport.abort()  # nothing is left when the loop closes
 
 
 async def seconds_until_dead(completions_at: list[float]) -> float:
