@@ -60,6 +60,8 @@ class Learner:
             self.notes += use_fp8(model, self.fp8)
         if settings.activations == "recompute":
             recompute_layers(model)
+        if settings.activations == "offload" and accelerator.device.type == "cpu":
+            self.notes.append("activations: offload moves nothing here: they are in the CPU's memory already")
         self.bad_steps_in_a_row = 0
 
     @contextmanager
@@ -71,10 +73,10 @@ class Learner:
 
     def activations(self) -> AbstractContextManager[object]:
         """Where what the backward pass needs is kept during the forward pass."""
-        on_cpu = self.accelerator.device.type == "cpu"
-        if self.settings.activations == "offload" and not on_cpu:
-            return torch.autograd.graph.save_on_cpu(pin_memory=self.accelerator.device.type == "cuda")
-        return remaking() if self.settings.activations == "keep" else nullcontext()
+        device = self.accelerator.device.type
+        if self.settings.activations == "offload" and device != "cpu":
+            return torch.autograd.graph.save_on_cpu(pin_memory=device == "cuda")
+        return nullcontext() if self.settings.activations == "recompute" else remaking()
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""

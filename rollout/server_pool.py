@@ -13,14 +13,13 @@ from grpo.engine_settings import ServerSettings
 from grpo.families import EngineOptions
 from grpo.rollout.serve import Address, new_key, start, stop
 from grpo.rollout.server_client import ServerClient, ServerDown, ServerRefused
+from grpo.rollout.supervise import GRACE_S
 from grpo.rollout.transfer import Place, Way, chosen_way, learner_gpu, planned_way, with_way
 from grpo.rollout.vllm_options import gpus_of, on_cpu, visible_gpus
 from grpo.types import EngineLost, UserError
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.2
-GRACE_S = 10.0
-"""Seconds in which a server may give back the shared memory of its processes when the run is over."""
 
 MOST_DEATHS = 3
 """Deaths of a server, without a completion between them, after which it is given up: they are no accident then."""
