@@ -201,6 +201,20 @@ def _unknown(model_type: str) -> Family:
     return UNKNOWN
 
 
+def positions(config: Any) -> int | None:
+    """How many tokens the longest sequence of a transformers config's model has; None where nothing bounds it.
+
+    LongRoPE (Phi-3 and Phi-4-mini, arXiv 2402.13753) turns every sequence of a batch otherwise as soon as one is longer
+    than the original length, and vLLM those of a whole engine, so that length is the bound: up to it, both agree.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = (rope, *(one for one in rope.values() if isinstance(one, Mapping)))  # some have one a type of layer
+    long = [kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") == "longrope"]
+    bounds = [getattr(text, "max_position_embeddings", None), *long]
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
 def write_config_keys(config: Any) -> None:
     """Add to a transformers config, in place, the keys of its family that it lacks."""
     for key, value in family_of(config).config_keys.items():

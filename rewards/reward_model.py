@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from grpo.calibration import sigmoid
+from grpo.families import positions
 from grpo.preference_settings import Part
 from grpo.rewards.verdict import Noted
 from grpo.settings import Count, Number
@@ -115,8 +116,7 @@ class RewardModel:
                 "it judges texts without their prompt"
             )
         model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-        positions = getattr(model.config, "max_position_embeddings", None)
-        return _Judge(model, read, part, self._chosen(model.config), positions)
+        return _Judge(model, read, part, self._chosen(model.config), positions(model.config))
 
     def _chosen(self, config: Any) -> int:
         """The number of the output that counts."""

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from grpo.engine_settings import EngineSettings
 from grpo.experts.observe import router_layers
-from grpo.families import family_of
+from grpo.families import family_of, positions
 from grpo.policy import Policy
 from grpo.processes import meet_on_cpu
 from grpo.rollout.adapters import AdapterFiles, adapter_rank, sends_adapter
@@ -117,12 +117,10 @@ def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
     """
     config = policy.model.config
     exact = engine_dtype(settings, policy, work) == "float32" and _computes_in_fp32(policy, work)
-    positions = getattr(config, "max_position_embeddings", None) or PROMPT_TOKENS + settings.check.tokens
-    length = min(PROMPT_TOKENS, positions - settings.check.tokens)
+    room = positions(config) or PROMPT_TOKENS + settings.check.tokens
+    length = min(PROMPT_TOKENS, room - settings.check.tokens)
     if length < 1:
-        raise UserError(
-            f"check.tokens must leave room for a prompt in {positions} positions, got {settings.check.tokens}"
-        )
+        raise UserError(f"check.tokens must leave room for a prompt in {room} positions, got {settings.check.tokens}")
     kind: Literal["exact", "dense", "experts"] = (
         "exact" if exact else "experts" if family_of(config).experts else "dense"
     )

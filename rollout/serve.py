@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from grpo.engine_settings import EngineSettings
-from grpo.families import EngineOptions
+from grpo.families import EngineOptions, positions
 from grpo.rollout.server_key import KEY_VARIABLE
 
 MIDDLEWARE = "grpo.rollout.server_key.RequireKey"
@@ -99,8 +99,7 @@ def serve(
     from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
 
     config = load_config(model)
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
-    options = vllm_options(settings, model, config, dtype, Load(length or positions))
+    options = vllm_options(settings, model, config, dtype, Load(length or positions(config) or DEFAULT_LENGTH))
     if settings.servers is not None:
         options = with_way(options, planned_way(settings.servers, on_cpu()))
     key = os.environ.get(KEY_VARIABLE) or new_key()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.experts.observe import chosen_experts
+from grpo.families import positions
 from grpo.mtp_settings import SpeculativeSettings
 from grpo.rollout.decoding import MOST_OPEN, Growing, Sampled, grow, prefill, sampling_mode, select
 from grpo.rollout.drafting import Pair, check_can_draft
@@ -171,7 +172,7 @@ def check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_token
     if not all(prompts):
         raise UserError("a prompt expected at least one token, got none: give the template or the data some text")
     longest = max(map(len, prompts), default=0)
-    room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    room = positions(model.config) if hasattr(model, "config") else None
     if room is not None and longest + max_new_tokens > room:
         raise UserError(
             f"the model has {room} positions, a prompt of {longest} tokens and max_new_tokens {max_new_tokens} take "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo.engine_settings import EngineSettings
-from grpo.families import EngineOptions, family_of
+from grpo.families import EngineOptions, family_of, positions
 from grpo.types import UserError
 
 WORKER_EXTENSION = "grpo.rollout.vllm_worker.PolicyWeights"
@@ -143,8 +143,8 @@ def cache_bytes_per_token(config: Any, dtype: str) -> int:
 
 
 def _model_length(config: Any, load: Load) -> int:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return load.longest if positions is None else min(load.longest, positions)
+    room = positions(config)
+    return load.longest if room is None else min(load.longest, room)
 
 
 def _memory(settings: EngineSettings, config: Any, dtype: str, load: Load, on_cpu: bool) -> Mapping[str, Any]:

@@ -2,12 +2,15 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig, PreTrainedModel
 
-from grpo.families import FAMILIES, UNKNOWN, Router, family_of, write_config_keys
+from grpo.families import FAMILIES, UNKNOWN, Router, family_of, positions, write_config_keys
 from grpo.model_settings import LoraSettings
 from grpo.policy import add_lora
+from grpo.rollout.transformers_engine import check_room
+from grpo.types import UserError
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -64,6 +67,30 @@ def test_lora_reaches_every_layer(tiny_model: Callable[..., PreTrainedModel], mo
     assert {name for name in reached if not name.endswith((".experts", ".experts.base_layer"))} == wanted
     assert bool(routed) == (model_type in MIXTURES)
     assert sum(name.endswith((".experts", ".experts.base_layer")) for name in reached) == len(routed)
+
+
+def test_sequences_of_longrope_end_where_they_would_change_each_other(
+    tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    model = tiny_model(
+        "phi3", rope_parameters=rope, original_max_position_embeddings=16, max_position_embeddings=64, pad_token_id=0
+    )
+    assert positions(model.config) == 16
+    ids_2L = torch.arange(40).view(2, 20)
+
+    def of_the_first_ten(longest: int) -> Tensor:
+        alone, beside = model(ids_2L[:1, :10]).logits, model(ids_2L[:, :longest]).logits[:1, :10]
+        return (alone - beside).abs().max()
+
+    assert of_the_first_ten(16) < 1e-5 < 1e-4 < of_the_first_ten(17)
+    with pytest.raises(UserError, match="the model has 16 positions, a prompt of 10 tokens and max_new_tokens 7"):
+        check_room(model, [range(10)], 7)
+
+
+def test_positions_are_those_of_the_config() -> None:
+    assert positions(CONFIG_MAPPING["llama"](max_position_embeddings=77)) == 77
+    assert positions(BloomConfig()) is None
 
 
 def test_routers_read_the_config() -> None:

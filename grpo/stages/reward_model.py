@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from grpo.data import ProblemSet, check_enough, draw, left_out, load_problems
+from grpo.families import positions
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
 from grpo.policy import Policy, add_lora
@@ -76,12 +77,12 @@ def encode(data: ProblemSet, stage: RewardModelStage, policy: Policy, run: Stage
     read = by_template(stage.problems.template, policy.tokenizer, stage.judges)
     problems = [*data.train, *data.held_out]
     every = {problem.id: example(problem, stage, read) for problem in problems}
-    positions = getattr(policy.model.config, "max_position_embeddings", None) or stage.max_tokens
-    fitting = {id: one for id, one in every.items() if len(one) <= min(stage.max_tokens, positions)}
+    longest = min(stage.max_tokens, positions(policy.model.config) or stage.max_tokens)
+    fitting = {id: one for id, one in every.items() if len(one) <= longest}
     told_apart = {id: one for id, one in fitting.items() if len(set(one.texts)) == len(one.texts)}
     long, same = len(every) - len(fitting), len(fitting) - len(told_apart)
     if long:
-        run.display.note(f"{long} examples longer than {min(stage.max_tokens, positions)} tokens are left out")
+        run.display.note(f"{long} examples longer than {longest} tokens are left out")
     if same:
         run.display.note(f"{same} pairs whose judged texts are the same are left out")
     if not any(problem.id in told_apart for problem in data.held_out):

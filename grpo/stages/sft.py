@@ -10,6 +10,7 @@ from grpo.data import left_out, load_problems
 from grpo.distillation import Distillation, load_teacher
 from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
+from grpo.families import positions
 from grpo.feed import after, check_feed, make_feed, take
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
@@ -36,8 +37,7 @@ def run(stage: SftStage, run: StageRun) -> None:
         run.display.note(note)
     feed = make_feed(stage.problems, problems.train, run.seed)
     check_feed(feed, stage.problems, stage.examples_per_step)
-    positions = getattr(policy.model.config, "max_position_embeddings", None)
-    examples = encode(problems.train, stage, policy.tokenizer, positions)
+    examples = encode(problems.train, stage, policy.tokenizer, positions(policy.model.config))
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
     teacher = None if stage.teacher is None else _teacher(stage.teacher, policy, run)
     mtp = mtp_settings(policy.model, stage.mtp, MtpSettings() if teacher is None else UNMOVED)
@@ -87,12 +87,12 @@ def _objective(
 
 
 def encode(
-    problems: Sequence[Problem], stage: SftStage, tokenizer: PreTrainedTokenizerBase, positions: int | None
+    problems: Sequence[Problem], stage: SftStage, tokenizer: PreTrainedTokenizerBase, room: int | None
 ) -> Mapping[str, TokenSequence]:
     """The tokens of every example by problem id.
 
     Raises:
-        UserError: an example has no completion, or is longer than the model's `positions`.
+        UserError: an example has no completion, or is longer than the model's `room` of positions.
     """
     manners = zip(stage.problems.names, stage.problems.each, strict=True)
     templates = {name: make_template(source.template, tokenizer) for name, source in manners}
@@ -110,9 +110,9 @@ def encode(
         for problem in problems
     }
     longest = max(map(len, examples.values()))
-    if positions is not None and longest > positions:
+    if room is not None and longest > room:
         raise UserError(
-            f"stage sft: an example has {longest} tokens and the model {positions} positions: shorten the data or "
+            f"stage sft: an example has {longest} tokens and the model {room} positions: shorten the data or "
             "take a model with more"
         )
     return examples
