@@ -13,6 +13,7 @@ from grpo.display import Display, make_display
 from grpo.inputs import check_inputs, data_digest, file_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
 from grpo.plan import plan
+from grpo.plugins import code_file
 from grpo.policy import save_policy
 from grpo.preflight import check_ahead
 from grpo.problem_settings import ProblemSettings
@@ -144,8 +145,9 @@ def _inputs(
     own = [(f"its data ({origin(source)})", source) for source in problem_sources(stage)]
     templates = [source.template.file for _, source in own if source.template.file is not None]
     given |= {f"the template's file ({path})": file_digest(path) for path in templates}
-    rewards = [reward.name.rpartition(":")[0] for reward in getattr(stage, "rewards", ())]
-    given |= {f"the reward's file ({path})": file_digest(path) for path in rewards if path.endswith(".py")}
+    for reward in getattr(stage, "rewards", ()):
+        if ":" in reward.name and (path := code_file(reward.name)) is not None:
+            given[f"the reward's file ({reward.name.rpartition(':')[0]})"] = file_digest(path)
     shown = dict.fromkeys(source.template.examples for _, source in own if source.template.examples is not None)
     examples = [(f"the file of examples ({path})", ProblemSettings(path=path)) for path in shown]
     decontaminates = isinstance(stage, RejectionStage) and stage.decontaminate is not None

@@ -30,6 +30,16 @@ def load_object(reference: str) -> Any:
     return getattr(module, name)
 
 
+def code_file(reference: str) -> str | None:
+    """The file whose code an object's reference names; None where its module has none.
+
+    Raises:
+        UserError: its module cannot be imported.
+    """
+    where = reference.rpartition(":")[0]
+    return where if where.endswith(".py") else getattr(_named_module(where, reference), "__file__", None)
+
+
 def _named_module(name: str, reference: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -230,11 +230,16 @@ def test_a_reward_model_judges_and_is_no_start() -> None:
 
 
 def test_an_edited_template_or_reward_is_no_silent_change(
-    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    write_recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    template, reward = tmp_path / "asked.jinja", tmp_path / "mine.py"
+    template, reward, module = tmp_path / "asked.jinja", tmp_path / "mine.py", tmp_path / "their_module.py"
     template.write_text("{{ prompt }}")
-    reward.write_text("def mine(completion):\n    return len(completion) / 100\n")
+    for code in (reward, module):
+        code.write_text("def mine(completion):\n    return len(completion) / 100\n")
+    monkeypatch.syspath_prepend(tmp_path)
     problems: dict[str, Any] = {
         "function": "grpo.tasks.arithmetic:sums",
         "params": {"size": 20, "terms": 2, "max_value": 20},
@@ -242,14 +247,15 @@ def test_an_edited_template_or_reward_is_no_silent_change(
     problems |= {"template": {"kind": "jinja", "file": "asked.jinja"}}
     stage = {"kind": "grpo", "steps": 1, "prompts_per_step": 2, "completions_per_prompt": 2, "lr": 1e-3}
     stage |= {"rollout": {"max_new_tokens": 4}}
-    recipe = write_recipe(problems=problems, rewards=[{"name": "mine.py:mine"}], stages=[stage])
+    rewards = [{"name": "mine.py:mine"}, {"name": "their_module:mine", "label": "theirs"}]
+    recipe = write_recipe(problems=problems, rewards=rewards, stages=[stage])
     assert train([str(recipe)]) == 0
-    for file, name in ((template, "the template's file"), (reward, "the reward's file")):
+    for file, name in ((template, "the template's file"), (reward, "the reward's file"), (module, "the reward's file")):
         before = file.read_text()
         file.write_text(before + " ")
         assert train([str(recipe)]) == 2
         said = capsys.readouterr().err
         assert f"01-grpo: {name}" in said
-        assert f"{file.name}) has changed since this stage began" in said
+        assert f"{file.stem if file is module else file.name}) has changed since this stage began" in said
         file.write_text(before)
     assert train([str(recipe)]) == 0
