@@ -215,6 +215,13 @@ def positions(config: Any) -> int | None:
     return min((bound for bound in bounds if bound is not None), default=None)
 
 
+def positions_said(config: Any) -> str:
+    """The same in words, with the reason where the config promises more."""
+    room, promised = positions(config), getattr(config.get_text_config(), "max_position_embeddings", None)
+    why = "" if room == promised else ", of LongRoPE's original length, beyond which sequences change each other"
+    return f"{room} positions{why}"
+
+
 def write_config_keys(config: Any) -> None:
     """Add to a transformers config, in place, the keys of its family that it lacks."""
     for key, value in family_of(config).config_keys.items():

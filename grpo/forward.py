@@ -187,14 +187,6 @@ def prepare_packing(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> lis
     return notes
 
 
-@torch.no_grad()
-def prepare_head(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Find out whether a model that only samples has logits of its own, for those that an engine is held to."""
-    was_training = model.training
-    _choose_head(_base(model.eval()), tokenizer)
-    model.train(was_training)
-
-
 def _choose_head(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     tokens = _trial(base, tokenizer)
     logits_NV = _own_logits(base, tokens).float()

@@ -31,13 +31,18 @@ def load_object(reference: str) -> Any:
 
 
 def code_file(reference: str) -> str | None:
-    """The file whose code an object's reference names; None where its module has none.
+    """The file with the code of the object that a reference names; None where its module has none, as one written in C.
 
     Raises:
-        UserError: its module cannot be imported.
+        UserError: there is no such object.
     """
     where = reference.rpartition(":")[0]
-    return where if where.endswith(".py") else getattr(_named_module(where, reference), "__file__", None)
+    if where.endswith(".py"):
+        return where
+    home = (
+        getattr(load_object(reference), "__module__", None) or where
+    )  # a package may show what a module of it defines
+    return getattr(sys.modules.get(home), "__file__", None)
 
 
 def _named_module(name: str, reference: str) -> ModuleType:

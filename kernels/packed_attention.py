@@ -1,7 +1,8 @@
 """The attention of packed micro-batches, registered with transformers under `PACKED`.
 
 A call with a `packing` (a Layout) attends along its segments, on a CPU by torch's kernel for each, on a GPU by Triton.
-A call without (sampling with a cache, padded rows) is plain attention under transformers' mask.
+A call without (sampling with a cache, padded rows) is plain attention under transformers' mask. With a `beginning`,
+rows hold only what comes after it.
 
 Axes: T packed tokens, H heads, D head size.
 """
@@ -9,7 +10,7 @@ Axes: T packed tokens, H heads, D head size.
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,26 @@ UNKNOWN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
 keys that an indexer has chosen."""
 
 
+class Beginning:
+    """What all rows of a batch begin with: keys and values as every layer's attention is given them, without rows.
+
+    The pass that reads the beginning, alone in its batch, writes them down, and later passes over what comes after it
+    are given them. They are not taken from a cache, which may hold something else (latents, expanded before attention).
+
+    Axes: K key heads, C tokens of the beginning, D numbers of a key or value.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.is_read = False
+        self.fits = True
+
+    def note(self, layer: int, key_1KCD: Tensor, value_1KCD: Tensor) -> None:
+        """A layer's attention in the pass over the beginning; one that attends twice cannot be told by its number."""
+        self.fits = self.fits and layer not in self.layers
+        self.layers[layer] = key_1KCD[0], value_1KCD[0]
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -35,13 +56,14 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     packing: Layout | None = None,
+    beginning: Beginning | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention call: query (1, H, T, D), result (1, T, H, D).
+    """transformers' attention call: query (1, H, T, D), or (B, H, L, D) of rows; the result has heads behind tokens.
 
     Raises:
         NotImplementedError: the architecture's attention has a term that is unknown here.
@@ -49,15 +71,38 @@ def packed_attention(
     _check_terms(module, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if packing is None:
-        if softcap is None:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-        return capped_attention(query, key, value, attention_mask, scale, softcap, dropout), None
+        if beginning is not None and not beginning.is_read:
+            beginning.note(cast(Any, module).layer_idx, key, value)
+        elif beginning is not None:
+            shared = beginning.layers[cast(Any, module).layer_idx]
+            if query.shape[2] == 1:
+                return begun_attention(query, key, value, attention_mask, shared, scale, softcap), None
+            key, value, attention_mask = after_beginning(key, value, attention_mask, query.shape[2], shared)
+        return _plain_attention(module, query, key, value, attention_mask, scale, softcap, dropout, **kwargs), None
     # Where a call lacks it (qwen2_moe), it stands in transformers' mask alone, which no packing has.
     window = sliding_window or getattr(module, "sliding_window", None)
     rules = Rules(scale, softcap, window)
     if dropout:  # supervised training of the few architectures that drop attention weights
         return masked_attention(query, key, value, packing, rules, dropout), None
     return _attend_on(query)(query, key, value, packing, rules), None
+
+
+def _plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    dropout: float,
+    **kwargs: Any,
+) -> Tensor:
+    if softcap is not None:
+        return capped_attention(query, key, value, mask, scale, softcap, dropout)
+    if query.shape[2] == 1 and query.shape[1] > key.shape[1]:
+        return one_token_attention(query, key, value, mask, scale, dropout)
+    return sdpa_attention_forward(module, query, key, value, mask, dropout, scale, **kwargs)[0]
 
 
 def _attend_on(query: Tensor) -> Callable[..., Tensor]:
@@ -76,6 +121,64 @@ def masked_attention(
     """The reference: one attention over all T tokens under a (T, T) mask."""
     visible_TT = layout.visible(rules.window)[None, None]
     return capped_attention(query, key, value, visible_TT, rules.scale, rules.softcap, dropout)
+
+
+def one_token_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """A row's newest token attends to all before it: query heads that share a key head are that head's queries.
+
+    So keys and values, many times larger than queries, are not repeated for every query head.
+    """
+    query = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
+    out = nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+    return out.flatten(1, 2)[:, None].contiguous()
+
+
+def begun_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    beginning: tuple[Tensor, Tensor],
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """A row's newest token attends to what all rows begin with, which has no axis of rows, and to what its row holds.
+
+    Scores are float32 under autocast too, as the learner's are.
+
+    Axes: B rows, K key heads, G query heads that share one, C tokens of the beginning, L after it, D numbers of a head.
+    """
+    shared_KCD, shared_value_KCD = beginning
+    query_BKGD = query.squeeze(2).unflatten(1, (key.shape[1], -1))
+    dtype, rows = torch.promote_types(query.dtype, torch.float32), len(query)
+    with torch.autocast(query.device.type, enabled=False):
+        asked_KND = query_BKGD.transpose(0, 1).flatten(1, 2).to(dtype)
+        shared_BKGC = (asked_KND @ shared_KCD.to(dtype).mT).unflatten(1, (rows, -1)).transpose(0, 1)
+        scores = torch.cat([shared_BKGC, query_BKGD.to(dtype) @ key.to(dtype).mT], -1) * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        if mask is not None:
+            hidden = nn.functional.pad(~mask, (shared_KCD.shape[1], 0))
+            scores = scores.masked_fill(hidden, torch.finfo(dtype).min)
+        shared, own = scores.softmax(-1).to(value.dtype).split([shared_KCD.shape[1], key.shape[2]], -1)
+        sum_KND = shared.transpose(0, 1).flatten(1, 2) @ shared_value_KCD
+        out_BKGD = sum_KND.unflatten(1, (rows, -1)).transpose(0, 1) + own @ value
+    return out_BKGD.flatten(1, 2)[:, None].contiguous()
+
+
+def after_beginning(
+    key: Tensor, value: Tensor, mask: Tensor | None, queries: int, beginning: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values (B, K, C + L, D) of whole rows, and who sees what: for the one pass that asks of many tokens."""
+    whole = [
+        torch.cat([shared.expand(len(own), -1, -1, -1), own], 2)
+        for shared, own in zip(beginning, (key, value), strict=True)
+    ]
+    if mask is None:
+        mask = torch.ones(1, 1, queries, key.shape[2], dtype=torch.bool, device=key.device).tril(key.shape[2] - queries)
+    return whole[0], whole[1], nn.functional.pad(mask, (beginning[0].shape[1], 0), value=True)
 
 
 def capped_attention(

@@ -1,6 +1,6 @@
 """The choice of the next token: inverse-CDF sampling from numbers that are drawn before, so that a seed says it all.
 
-Axes: B rows, V vocabulary, T tokens.
+Axes: B rows, O rows that go on from them, Q of them at most from one, V vocabulary, T tokens.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,28 @@ def choose(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Te
     The probability is that of the whole softmax at the sampling temperature: `top_p` cuts the choice, not the
     probability. Temperature 0 takes the likeliest token (of equals, the first) and tells its probability at 1.
     """
+    return choose_from(logits_BV, torch.arange(len(logits_BV), device=logits_BV.device), uniform_B, sampling)
+
+
+def choose_from(logits_BV: Tensor, row_O: Tensor, uniform_O: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The same of every row O that goes on from row `row_O` of the batch, which several may share."""
     logprobs_BV = log_probabilities(logits_BV, sampling)
     if sampling.temperature == 0:
-        token_B = logprobs_BV.argmax(-1)
+        token_O = logprobs_BV.argmax(-1)[row_O]
     else:
-        token_B = inverse_cdf(choice_counts(logprobs_BV, sampling), uniform_B)
-    return token_B, logprobs_BV.gather(-1, token_B[:, None])[:, 0]
+        place_O = _places(row_O, len(logits_BV))
+        uniform_BQ = uniform_O.new_zeros(len(logits_BV), int(place_O.max()) + 1)
+        uniform_BQ[row_O, place_O] = uniform_O
+        token_O = _inverse_cdfs(choice_counts(logprobs_BV, sampling), uniform_BQ)[row_O, place_O]
+    return token_O, logprobs_BV[row_O, token_O]
+
+
+def _places(row_O: Tensor, rows: int) -> Tensor:
+    """How many before each O go on from the same row."""
+    order_O, size_B = row_O.argsort(stable=True), row_O.bincount(minlength=rows)
+    start_B, place_O = size_B.cumsum(0) - size_B, torch.empty_like(row_O)
+    place_O[order_O] = torch.arange(len(row_O), device=row_O.device) - start_B[row_O[order_O]]
+    return place_O
 
 
 def log_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -53,11 +69,15 @@ def choice_counts(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def inverse_cdf(counts_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """The first token whose cumulative count exceeds the share `uniform_B` of the row's total."""
+    return _inverse_cdfs(counts_BV, uniform_B[:, None])[:, 0]
+
+
+def _inverse_cdfs(counts_BV: Tensor, uniform_BQ: Tensor) -> Tensor:
     cdf_BV = counts_BV.cumsum(-1)
     total_B1 = cdf_BV[:, -1:]
-    below_B1 = (uniform_B[:, None] * total_B1).long().clamp(max=total_B1 - 1)
+    below_BQ = (uniform_BQ * total_B1).long().clamp(max=total_B1 - 1)
     # Rows with NaN have no intervals; the clamp keeps them inside the vocabulary until the caller sees their NaN.
-    return torch.searchsorted(cdf_BV, below_B1, right=True)[:, 0].clamp(max=counts_BV.shape[-1] - 1)
+    return torch.searchsorted(cdf_BV, below_BQ, right=True).clamp(max=counts_BV.shape[-1] - 1)
 
 
 def _nucleus(counts_BV: Tensor, top_p: float) -> Tensor:

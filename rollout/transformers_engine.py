@@ -3,7 +3,9 @@
 Not `model.generate`: a config's generation defaults (top_k 50, repetition penalties) would bend the distribution that
 the learner assumes, and its sampling draws from one generator for the whole batch.
 
-Axes: R rows of a wave, B rows of them that are still in the batch, T tokens.
+What completions of a prompt have in common at their beginning is computed once.
+
+Axes: R rows of a wave, O rows of them that go on, B different beginnings of those, T tokens.
 """
 
 import math
@@ -16,13 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grpo.experts.observe import chosen_experts
-from grpo.families import positions
+from grpo.families import positions, positions_said
 from grpo.mtp_settings import SpeculativeSettings
-from grpo.rollout.decoding import MOST_OPEN, Growing, Sampled, grow, prefill, sampling_mode, select
+from grpo.rollout.decoding import Sampled, Starts, extend, prefill, sampling_mode
 from grpo.rollout.drafting import Pair, check_can_draft
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.route_log import RouteLog
-from grpo.rollout.sampler import choose, uniforms
+from grpo.rollout.sampler import choose_from, uniforms
 from grpo.rollout.speculative import NUMBERS, Wave, speculate
 from grpo.rollout.stopping import Stopping, decode, find_eos_ids
 from grpo.types import Completion, Drafts, Finish, Routes, TrainingFailure, UserError
@@ -32,7 +34,7 @@ Row = tuple[tuple[int, ...], int]
 
 
 class TransformersEngine:
-    """Samples in waves of `max_concurrent` rows; each distinct prompt of a wave is read once.
+    """Samples in waves of `max_concurrent` rows; each distinct prompt or beginning of a wave is read once.
 
     A completion depends on the weights, its prompt, its seed and the sampling, not on what is sampled beside it, but
     for the rounding of batched matrix products. `eos_ids` left out are those of the model and the tokenizer; with
@@ -106,8 +108,8 @@ class TransformersEngine:
             log = RouteLog(last)
             growing = prefill(self._model, prompts, sampling.max_new_tokens)
             log.read_prompts([len(prompt) for prompt in prompts])
-            growing = select(growing, torch.tensor(prompt_R))
-            sampled = _decode(self._model, growing, uniform_RT, sampling, self._stopping[sampling.stop], log)
+            starts = Starts(growing, torch.tensor(prompt_R))
+            sampled = _decode(self._model, starts, uniform_RT, sampling, self._stopping[sampling.stop], log)
         routes_R = log.routes(prompt_R, sampled.length_R.tolist())
         return [self._completion(sampled, row, routes) for row, routes in enumerate(routes_R)]
 
@@ -142,28 +144,25 @@ class TransformersEngine:
 
 
 def _decode(
-    model: nn.Module, growing: Growing, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping, log: RouteLog
+    model: nn.Module, starts: Starts, uniform_RT: Tensor, sampling: Sampling, stopping: Stopping, log: RouteLog
 ) -> Sampled:
-    """Sample until every row has ended; what has ended leaves the batch when its share is worth a copy of the cache."""
+    """Sample until every row has ended."""
     rows, limit = uniform_RT.shape
     tokens_RT, logprobs_RT = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
     length_R, stopped_R = torch.full((rows,), limit), torch.zeros(rows, dtype=torch.bool)
-    row_B = torch.arange(rows)
+    row_O = torch.arange(rows)
     for step in range(limit):
-        uniform_B = uniform_RT[row_B, step].to(growing.logits_BV.device)
-        token_B, logprob_B = choose(growing.logits_BV, uniform_B, sampling)
-        tokens_RT[row_B, step], logprobs_RT[row_B, step] = token_B.cpu(), logprob_B.cpu()
-        open_B = row_B[~stopped_R[row_B]]
-        ended_B = open_B[stopping.reached(tokens_RT[:, : step + 1], open_B)]
-        length_R[ended_B], stopped_R[ended_B] = step + 1, True
-        still_open = len(open_B) - len(ended_B)
-        if still_open == 0 or step + 1 == limit:
+        device = starts.growing.logits_BV.device
+        uniform_O, place_O = uniform_RT[row_O, step].to(device), starts.place_O.to(device)
+        token_O, logprob_O = choose_from(starts.growing.logits_BV, place_O, uniform_O, sampling)
+        tokens_RT[row_O, step], logprobs_RT[row_O, step] = token_O.cpu(), logprob_O.cpu()
+        ended_O = stopping.reached(tokens_RT[:, : step + 1], row_O)
+        length_R[row_O[ended_O]], stopped_R[row_O[ended_O]] = step + 1, True
+        if ended_O.all() or step + 1 == limit:
             break
-        if still_open <= MOST_OPEN * len(row_B):
-            kept_B = (~stopped_R[row_B]).nonzero()[:, 0]
-            growing, row_B, token_B = select(growing, kept_B), row_B[kept_B], token_B[kept_B.to(token_B.device)]
-        growing = grow(model, growing, token_B)
-        log.read_tokens(row_B)
+        row_O = row_O[~ended_O]
+        starts = extend(model, starts, starts.place_O[~ended_O], tokens_RT[row_O, step])
+        log.read_tokens(row_O, starts.place_O)
     return Sampled(tokens_RT, logprobs_RT, length_R, stopped_R)
 
 
@@ -175,6 +174,7 @@ def check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_token
     room = positions(model.config) if hasattr(model, "config") else None
     if room is not None and longest + max_new_tokens > room:
         raise UserError(
-            f"the model has {room} positions, a prompt of {longest} tokens and max_new_tokens {max_new_tokens} take "
-            f"{longest + max_new_tokens}: lower max_new_tokens, or problems.max_prompt_tokens to leave long prompts out"
+            f"the model has {positions_said(model.config)}; a prompt of {longest} tokens and max_new_tokens "
+            f"{max_new_tokens} take {longest + max_new_tokens}: lower max_new_tokens, or problems.max_prompt_tokens to "
+            "leave long prompts out"
         )

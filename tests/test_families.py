@@ -84,7 +84,9 @@ def test_sequences_of_longrope_end_where_they_would_change_each_other(
         return (alone - beside).abs().max()
 
     assert of_the_first_ten(16) < 1e-5 < 1e-4 < of_the_first_ten(17)
-    with pytest.raises(UserError, match="the model has 16 positions, a prompt of 10 tokens and max_new_tokens 7"):
+    with pytest.raises(
+        UserError, match=r"16 positions, of LongRoPE's original length.*; a prompt of 10 tokens and max_new_tokens 7"
+    ):
         check_room(model, [range(10)], 7)
 
 

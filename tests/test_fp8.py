@@ -186,8 +186,12 @@ def test_a_step_stays_near_that_of_bf16_with_float32_gradients(tiny_model: MakeM
 
 def test_going_on_from_saved_weights_is_bit_identical(tiny_model: MakeModel, byte_tokenizer: Any) -> None:
     """FP8 keeps nothing from step to step: weights and optimizer are all there is."""
-    learner = learner_of(tiny_model("llama"))
-    prepare_packing(learner.model, byte_tokenizer)
+    model = tiny_model("llama")
+    learner = learner_of(model)
+    kept = in_fp8(model)
+    prepare_packing(learner.model, byte_tokenizer)  # which has functions of its own for linear layers
+    assert in_fp8(model) == kept
+    assert kept
     step(learner, 0)
     saved = copy.deepcopy((learner.model.state_dict(), learner.optimizer.state_dict()))
     step(learner, 1)

@@ -1,4 +1,4 @@
-"""Which modules get their element-wise functions from here, and that nothing changes but rounding."""
+"""Which modules get their functions from here, and that nothing changes but rounding."""
 
 import copy
 from typing import Any
@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.fused import fuse
+from grpo.kernels.thin_linear import is_thin, thin_linear
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -23,13 +24,13 @@ def fused(model: nn.Module) -> list[str]:
 @pytest.mark.parametrize(
     ("architecture", "names"),
     [
-        ("llama", {"LlamaRMSNorm": 5, "LlamaMLP": 2}),
-        ("qwen3", {"Qwen3RMSNorm": 9, "Qwen3MLP": 2}),
-        ("gemma2", {"Gemma2RMSNorm": 9}),  # whose gate is a gelu
-        ("phi3", {"Phi3RMSNorm": 5}),  # whose gate is half of one layer's output
+        ("llama", {"LlamaRMSNorm": 5, "LlamaMLP": 2, "Linear": 15}),
+        ("qwen3", {"Qwen3RMSNorm": 9, "Qwen3MLP": 2, "Linear": 15}),
+        ("gemma2", {"Gemma2RMSNorm": 9, "Linear": 15}),  # whose gate is a gelu
+        ("phi3", {"Phi3RMSNorm": 5, "Linear": 9}),  # whose gate is half of one layer's output
     ],
 )
-def test_norms_and_gates_are_replaced_and_compute_the_same(architecture: str, names: dict[str, int]) -> None:
+def test_modules_are_replaced_and_compute_the_same(architecture: str, names: dict[str, int]) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZES))
     with torch.no_grad():
@@ -46,6 +47,26 @@ def test_norms_and_gates_are_replaced_and_compute_the_same(architecture: str, na
     torch.testing.assert_close(*losses)
     for a, b in zip(model.parameters(), own.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():  # 14 rows, for which linear layers have a way of their own
+        torch.testing.assert_close(model(ids).logits, own(ids).logits)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(12,), (5, 11)])
+def test_a_thin_product_is_the_linear_layer(rows: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=bias)
+    hidden = torch.randn(*rows, 24)
+    assert not is_thin(hidden)  # gradients would need it
+    with torch.no_grad():
+        assert is_thin(hidden)
+        out = thin_linear(hidden, layer.weight, layer.bias)
+        torch.testing.assert_close(out, layer(hidden))
+        assert out.is_contiguous()
+        assert not is_thin(torch.randn(64, 24))
+        assert not is_thin(hidden.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not is_thin(hidden)
 
 
 def test_a_copy_is_fused_with_its_own_weights() -> None:

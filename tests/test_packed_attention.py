@@ -7,12 +7,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from grpo.batch import pack
 from grpo.forward import packs, prepare_packing, target_scores
 from grpo.kernels import plain_attention
 from grpo.kernels.layout import Layout
-from grpo.kernels.packed_attention import PACKED, capped_attention, masked_attention, packed_attention
+from grpo.kernels.packed_attention import (
+    PACKED,
+    Beginning,
+    begun_attention,
+    capped_attention,
+    masked_attention,
+    packed_attention,
+)
 from grpo.kernels.plain_attention import Rules
 from grpo.kernels.prefix_attention import prefix_attention
 from grpo.types import PackedGroup, TokenSequence
@@ -100,6 +108,53 @@ def test_a_call_without_packing_is_plain_causal_attention_with_or_without_a_soft
     inputs, _ = tensors(layout, SHAPES["GQA"])
     for rules in (Rules(0.3), Rules(0.3, softcap=2.0)):
         torch.testing.assert_close(packed_call(*inputs, None, rules), masked_attention(*inputs, layout, rules))
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_rows_behind_a_beginning_attend_as_whole_sequences_do(
+    padding: int, queries: int, softcap: float | None
+) -> None:
+    """Two rows of seven keys behind five that both begin with, the second row padded; the last queries ask."""
+    torch.manual_seed(0)
+    shared, own = torch.randn(2, 1, 2, 5, 8).unbind(), torch.randn(2, 2, 2, 7, 8).unbind()
+    query = torch.randn(2, 4, queries, 8)
+    causal = torch.ones(queries, 7, dtype=torch.bool).tril(7 - queries).repeat(2, 1, 1, 1)
+    causal[1, :, :, :padding] = False
+    module, beginning = Attention(), Beginning()
+    module.layer_idx = 3
+    packed_attention(module, torch.randn(1, 4, 5, 8), *shared, None, beginning=beginning)
+    beginning.is_read = True
+    mask = causal if padding else None
+    out, _ = packed_attention(module, query, *own, mask, scaling=0.3, softcap=softcap, beginning=beginning)
+    whole = [torch.cat([part.expand(2, -1, -1, -1), mine], 2) for part, mine in zip(shared, own, strict=True)]
+    key, value = (repeat_kv(part, 2) for part in whole)
+    scores = 0.3 * query @ key.mT
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    hidden = torch.cat([torch.zeros(2, 1, queries, 5, dtype=torch.bool), ~causal], -1)
+    expected = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value
+    torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+def test_scores_behind_a_beginning_are_not_rounded_under_autocast() -> None:
+    torch.manual_seed(0)
+    shared, own = torch.randn(2, 2, 5, 8).unbind(), torch.randn(2, 2, 2, 7, 8).unbind()
+    query = 9 * torch.randn(2, 4, 1, 8)  # scores of tens, which bf16 rounds to quarters
+    exact = begun_attention(query, *own, None, (shared[0], shared[1]), 1.0, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(begun_attention(query, *own, None, (shared[0], shared[1]), 1.0, None), exact)
+
+
+def test_a_newest_token_attends_without_repeated_keys() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 1, 8), torch.randn(3, 2, 6, 8), torch.randn(3, 2, 6, 8)
+    seen = torch.rand(3, 1, 1, 6) > 0.3
+    for mask in (None, seen):
+        scores = 0.3 * query @ repeat_kv(key, 2).mT
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        out, _ = packed_attention(Attention(), query, key, value, mask, scaling=0.3)
+        torch.testing.assert_close(out, (scores.softmax(-1) @ repeat_kv(value, 2)).transpose(1, 2))
 
 
 def test_terms_that_are_unknown_here_are_refused() -> None:

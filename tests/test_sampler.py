@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grpo.rollout.engine import Sampling
-from grpo.rollout.sampler import choose, uniforms
+from grpo.rollout.sampler import choose, choose_from, uniforms
 
 
 def sampling(temperature: float = 1.0, top_p: float = 1.0) -> Sampling:
@@ -22,6 +22,16 @@ def test_inverse_cdf_by_hand() -> None:
     tokens, probabilities = draw([0.5, 0.0, 0.25, 0.25], [0.0, 0.49, 0.5, 0.74, 0.75, 0.99], sampling())
     assert tokens == [0, 0, 2, 2, 3, 3]
     assert probabilities == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("settings", [sampling(0.7), sampling(0), sampling(1.3, top_p=0.8)], ids=str)
+def test_several_that_go_on_from_one_row_choose_as_each_does_alone(settings: Sampling) -> None:
+    logits_BV = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    row_O = torch.tensor([2, 0, 2, 2, 3, 0])  # nothing goes on from row 1
+    uniform_O = uniforms([5], len(row_O))[0]
+    together, alone = choose_from(logits_BV, row_O, uniform_O, settings), choose(logits_BV[row_O], uniform_O, settings)
+    assert torch.equal(together[0], alone[0])
+    torch.testing.assert_close(together[1], alone[1])
 
 
 def test_temperature_bends_the_probability_that_is_told() -> None:

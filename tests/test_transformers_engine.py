@@ -8,7 +8,7 @@ from torch import nn
 
 from grpo.batch import pack
 from grpo.experts.observe import observe, routers_of
-from grpo.forward import target_logprobs
+from grpo.forward import prepare_packing, target_logprobs
 from grpo.rollout.engine import SampleRequest, Sampling
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.types import Completion, TokenSequence, TrainingFailure, UserError
@@ -56,6 +56,69 @@ def test_sampler_logprobs_are_those_of_a_plain_forward(tiny_model, engine_of, fa
     assert len({len(completion.token_ids) for _, completion in pairs(groups)}) > 3
 
 
+@pytest.fixture
+def rows_read(tiny_model, byte_tokenizer):
+    """A model that packs where it can, and the (rows, tokens) of every pass through it."""
+
+    def make(family, **config):
+        model, shapes = tiny_model(family, **config), []
+        prepare_packing(model, byte_tokenizer)
+        model.register_forward_pre_hook(
+            lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        return model, shapes
+
+    return make
+
+
+def test_what_completions_have_in_common_is_computed_once(rows_read, engine_of) -> None:
+    model, shapes = rows_read("llama")
+    requests = [SampleRequest((1, 2, 3, 4), tuple(range(40))), SampleRequest((9, 8, 7), tuple(range(40, 80)))]
+    groups = engine_of(model, 80, eos_ids=()).generate(requests, Sampling(0.35, 6))
+    kept = [{ids[:length] for ids in group} for group in tokens(groups) for length in range(1, 6)]
+    different = [len(kept[length]) + len(kept[5 + length]) for length in range(5)]
+    assert shapes == [(2, 4), *((rows, 1) for rows in different)]
+    assert 2 < different[0] < different[-1] < 80
+
+
+def test_rows_that_have_ended_idle_for_a_while_at_most(rows_read, engine_of) -> None:
+    model, shapes = rows_read("llama")
+    requests = [SampleRequest((1, 2, 3, 4), tuple(range(60)))]
+    [group] = tokens(engine_of(model, 60, eos_ids=range(0, 264, 12)).generate(requests, Sampling(1.0, 30)))
+    for length, (rows, _) in enumerate(shapes[1:], 1):
+        different = len({ids[:length] for ids in group if len(ids) > length})
+        assert different <= rows < different / 0.75 + 1
+    assert len({rows for rows, _ in shapes}) > 5
+
+
+BEGINNING = tuple(range(3, 40))
+WINDOW = {"sliding_window": 8}
+DENSE = {"first_k_dense_replace": 2}
+
+
+@pytest.mark.parametrize(
+    "rests", [((77,), (78, 79), (80, 81, 82, 83, 84)), ((77, 78), (79, 80))], ids=["padded", "equal"]
+)
+@pytest.mark.parametrize(
+    ("family", "config", "once"),
+    [("llama", {}, True), ("qwen3", {}, True), ("phi3", {}, True), ("gpt2", {}, True), ("deepseek_v3", DENSE, True),
+     ("mistral", WINDOW, False), ("gemma2", {}, False), ("mixtral", {}, False), ("diffllama", {}, False)],
+)  # fmt: skip
+def test_what_prompts_begin_with_is_read_once(rows_read, engine_of, family, config, once, rests) -> None:
+    """Not where layers keep windows, where a router's choices are noted, or where a layer attends twice."""
+    model, shapes = rows_read(family, **config)
+    requests = [SampleRequest((*BEGINNING, *rest), (0, 1, 2)) for rest in rests]
+    groups = engine_of(model, eos_ids=range(0, 264, 16)).generate(requests, Sampling(1.0, 12))
+    longest = max(map(len, rests))
+    whole = (len(rests), len(BEGINNING) + longest)
+    assert [(1, len(BEGINNING)), (len(rests), longest)] == shapes[:2] if once else whole in shapes[:2]
+    for request, group in zip(requests, groups, strict=True):
+        for completion in group:
+            logprobs = torch.log_softmax(plain_logits(model, request.prompt_ids, completion), -1)
+            chosen = logprobs.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(completion.sampler_logprobs), chosen, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
 def test_a_completion_depends_on_its_seed_and_not_on_its_neighbours(tiny_model, engine_of, family) -> None:
     model = tiny_model(family)
@@ -68,12 +131,18 @@ def test_a_completion_depends_on_its_seed_and_not_on_its_neighbours(tiny_model, 
     assert len({ids for group in together for ids in group}) == 20
 
 
+@pytest.mark.parametrize("temperature", [0.02, 1.0])
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
-def test_completions_tell_the_experts_of_every_token_but_the_last(tiny_model, engine_of, family) -> None:
+def test_completions_tell_the_experts_of_every_token_but_the_last(tiny_model, engine_of, family, temperature) -> None:
     model = tiny_model(family)
     for router in routers_of(model):
         nn.init.normal_(router.weight)
-    groups = engine_of(model, 7, eos_ids=range(0, 264, 16)).generate(REQUESTS, Sampling(1.0, 16))
+    shapes = []
+    model.register_forward_pre_hook(lambda _, __, given: shapes.append(len(given["input_ids"])), with_kwargs=True)
+    groups = engine_of(model, 10, eos_ids=range(0, 264, 16)).generate(REQUESTS, Sampling(temperature, 16))
+    # With few beginnings for ten rows, the routes of one row are several completions'.
+    assert (2 in shapes[1:4]) == (temperature < 1)
+    shapes.clear()
     for prompt, completion in pairs(groups):
         tokens = pack([TokenSequence(prompt, completion.token_ids)], torch.device("cpu"))
         _, routing = observe(model, tokens, None, partial(target_logprobs, model, tokens))
@@ -262,5 +331,5 @@ def test_an_empty_prompt_and_too_little_room_are_refused(tiny_model, engine_of) 
     engine = engine_of(tiny_model("llama"))
     with pytest.raises(UserError, match="a prompt expected at least one token"):
         engine.generate([SampleRequest((), (0,))], Sampling(1.0, 4))
-    with pytest.raises(UserError, match="128 positions, a prompt of 2 tokens and max_new_tokens 127 take 129"):
+    with pytest.raises(UserError, match="128 positions; a prompt of 2 tokens and max_new_tokens 127 take 129"):
         engine.generate([SampleRequest((1, 2), (0,))], Sampling(1.0, 127))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from grpo.engine_settings import CheckSettings
-from grpo.forward import prepare_head
+from grpo.forward import prepare_packing
 from grpo.rollout.engine import Sampler
 from grpo.rollout.transformers_engine import TransformersEngine
 from grpo.rollout.verification import MOVED, make_probe
@@ -91,5 +91,5 @@ def test_an_engine_is_held_to_logits_that_are_the_models_own(
     probe = make_probe([tuple(range(65, 90))], 12, CheckSettings(), 1.0, "fp32", "exact")
     with pytest.raises(TrainingFailure):
         WeightPush(Copied(model, byte_tokenizer, 4, "fp32"), probe)(model, 0)
-    prepare_head(model, byte_tokenizer)
+    prepare_packing(model, byte_tokenizer)
     assert WeightPush(Copied(model, byte_tokenizer, 4, "fp32"), probe)(model, 0)["check/gap_max"] < 1e-4

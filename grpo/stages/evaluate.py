@@ -10,7 +10,7 @@ from grpo.evaluate_stage import EvaluateStage
 from grpo.evaluation import is_right
 from grpo.evaluation_table import tables
 from grpo.files import full_disk_is_an_answer, sync, write_atomic
-from grpo.forward import prepare_head
+from grpo.forward import prepare_packing
 from grpo.held_out import chosen_problems
 from grpo.metrics import Clock, RunLog, completion_row, json_line
 from grpo.policy import Policy, load_policy
@@ -94,7 +94,7 @@ def evaluate(
     name, path, steps = asked
     policy = load_policy(run.model.model_copy(update={"lora": None}), path)
     policy.model.to(run.accelerator.device)
-    prepare_head(policy.model, policy.tokenizer)
+    prepare_packing(policy.model, policy.tokenizer)  # its notes are about training
     tasks = {
         template: load_task(problems_in(stage.problems, template), judges, policy.tokenizer, run)
         for template in stage.templates

@@ -17,7 +17,7 @@ from grpo.data import draw, in_turns, split
 from grpo.decontamination import EvaluationIndex, evaluation_index, overlap
 from grpo.duplicates import KeptTexts
 from grpo.files import write_atomic
-from grpo.forward import prepare_head
+from grpo.forward import prepare_packing
 from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
 from grpo.metrics import Clock, RunLog
 from grpo.policy import Policy, load_policy
@@ -42,7 +42,7 @@ def run(stage: RejectionStage, run: StageRun) -> None:
         return
     policy = load_policy(run.model.model_copy(update={"lora": None}), run.start_model)
     policy.model.to(run.accelerator.device)
-    prepare_head(policy.model, policy.tokenizer)
+    prepare_packing(policy.model, policy.tokenizer)  # its notes are about training
     task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     index = _evaluations(stage, run)
     problems = _clean_problems(task, index, stage, run)
