@@ -39,9 +39,8 @@ def code_file(reference: str) -> str | None:
     where = reference.rpartition(":")[0]
     if where.endswith(".py"):
         return where
-    home = (
-        getattr(load_object(reference), "__module__", None) or where
-    )  # a package may show what a module of it defines
+    # A package may show what a module of it defines.
+    home = getattr(load_object(reference), "__module__", None) or where
     return getattr(sys.modules.get(home), "__file__", None)
 
 

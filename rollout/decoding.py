@@ -91,10 +91,9 @@ def sampling_mode(model: nn.Module, precision: Literal["fp32", "bf16"]) -> Itera
 def prefill(model: nn.Module, prompts: Sequence[Sequence[int]], room: int) -> Growing:
     """Read P prompts, padded on the left, with room for `room` tokens after them; a common beginning is read once."""
     device = next(model.parameters()).device
-    shared = _shared(model, prompts)
-    beginning = _read(model, prompts[0][:shared]) if shared else None
-    if beginning is None:
-        shared = 0
+    common = _shared(model, prompts)
+    beginning = _read(model, prompts[0][:common]) if common else None
+    shared = 0 if beginning is None else common
     rests = [prompt[shared:] for prompt in prompts]
     longest = max(map(len, rests))
     padding_P = torch.tensor([longest - len(rest) for rest in rests], device=device)
