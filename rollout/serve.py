@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from grpo.engine_settings import EngineSettings
-from grpo.families import EngineOptions, positions
+from grpo.families import EngineOptions, positions, positions_said
 from grpo.rollout.server_key import KEY_VARIABLE
+from grpo.types import UserError
 
 MIDDLEWARE = "grpo.rollout.server_key.RequireKey"
 DEFAULT_LENGTH = 4096
@@ -92,14 +93,17 @@ def serve(
     """Become a server of a model, until it is stopped; first say where it listens and with which key.
 
     Raises:
-        UserError: there is no model, or vLLM cannot serve its architecture.
+        UserError: there is no model, it has no room for `length`, or vLLM cannot serve its architecture.
     """
     from grpo.pretrained import load_config
     from grpo.rollout.transfer import planned_way, with_way
     from grpo.rollout.vllm_options import Load, on_cpu, vllm_options
 
     config = load_config(model)
-    options = vllm_options(settings, model, config, dtype, Load(length or positions(config) or DEFAULT_LENGTH))
+    room = positions(config)
+    if length is not None and room is not None and length > room:
+        raise UserError(f"--max-length: {model} has {positions_said(config)}, got {length}: lower it or leave it out")
+    options = vllm_options(settings, model, config, dtype, Load(length or room or DEFAULT_LENGTH))
     if settings.servers is not None:
         options = with_way(options, planned_way(settings.servers, on_cpu()))
     key = os.environ.get(KEY_VARIABLE) or new_key()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from grpo.engine_settings import RolloutSettings
 from grpo.families import EngineOptions
-from grpo.rollout.serve import Address, command, environment, new_key
+from grpo.rollout.serve import Address, command, environment, new_key, serve
 from grpo.rollout.server_key import KEY_VARIABLE
+from grpo.types import UserError
 
 OPTIONS = EngineOptions(
     {"model": "m", "max_num_seqs": 8, "enforce_eager": True, "trust_remote_code": False, "hf_overrides": {"a": 1}},
@@ -42,6 +44,12 @@ def test_vllm_reads_what_is_not_wanted_as_that() -> None:
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     said, _ = parser.parse_known_args(line[line.index("--model") :])
     assert said.enable_chunked_prefill is False
+
+
+def test_sequences_longer_than_the_model_has_positions_for_are_refused(save_tiny: Callable[..., Path]) -> None:
+    model, address = str(save_tiny()), Address("127.0.0.1", 8123)
+    with pytest.raises(UserError, match="--max-length: .* has 128 positions, got 129: lower it"):
+        serve(model, RolloutSettings(), "float32", 129, address)
 
 
 def test_the_environment_holds_the_key_and_the_users_own_values_win(monkeypatch: pytest.MonkeyPatch) -> None:
