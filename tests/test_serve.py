@@ -48,7 +48,7 @@ def test_vllm_reads_what_is_not_wanted_as_that() -> None:
 
 def test_sequences_longer_than_the_model_has_positions_for_are_refused(save_tiny: Callable[..., Path]) -> None:
     model, address = str(save_tiny()), Address("127.0.0.1", 8123)
-    with pytest.raises(UserError, match="--max-length: .* has 128 positions, got 129: lower it"):
+    with pytest.raises(UserError, match=r"--max-length: .* has 128 positions, got 129: lower it"):
         serve(model, RolloutSettings(), "float32", 129, address)
 
 
