@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from grpo.kernels.begun_attention import Beginning, after_beginning, begun_attention
 from grpo.kernels.layout import Layout
 from grpo.kernels.plain_attention import Rules
 from grpo.kernels.prefix_attention import prefix_attention
@@ -27,26 +28,6 @@ PACKED = "grpo_packed"
 UNKNOWN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
 """What an architecture may add to the softmax that is not computed here: attention sinks, biases, masked heads, and the
 keys that an indexer has chosen."""
-
-
-class Beginning:
-    """What all rows of a batch begin with: keys and values as every layer's attention is given them, without rows.
-
-    The pass that reads the beginning, alone in its batch, writes them down, and later passes over what comes after it
-    are given them. They are not taken from a cache, which may hold something else (latents, expanded before attention).
-
-    Axes: K key heads, C tokens of the beginning, D numbers of a key or value.
-    """
-
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.is_read = False
-        self.fits = True
-
-    def note(self, layer: int, key_1KCD: Tensor, value_1KCD: Tensor) -> None:
-        """A layer's attention in the pass over the beginning; one that attends twice cannot be told by its number."""
-        self.fits = self.fits and layer not in self.layers
-        self.layers[layer] = key_1KCD[0], value_1KCD[0]
 
 
 def packed_attention(
@@ -69,19 +50,18 @@ def packed_attention(
         NotImplementedError: the architecture's attention has a term that is unknown here.
     """
     _check_terms(module, kwargs)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Where a call lacks it (qwen2_moe), it stands in transformers' mask alone, which no packing has.
+    window = sliding_window or getattr(module, "sliding_window", None)
+    rules = Rules(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, window)
     if packing is None:
         if beginning is not None and not beginning.is_read:
             beginning.note(cast(Any, module).layer_idx, key, value)
         elif beginning is not None:
             shared = beginning.layers[cast(Any, module).layer_idx]
             if query.shape[2] == 1:
-                return begun_attention(query, key, value, attention_mask, shared, scale, softcap), None
+                return begun_attention(query, key, value, attention_mask, shared, rules), None
             key, value, attention_mask = after_beginning(key, value, attention_mask, query.shape[2], shared)
-        return _plain_attention(module, query, key, value, attention_mask, scale, softcap, dropout, **kwargs), None
-    # Where a call lacks it (qwen2_moe), it stands in transformers' mask alone, which no packing has.
-    window = sliding_window or getattr(module, "sliding_window", None)
-    rules = Rules(scale, softcap, window)
+        return _plain_attention(module, query, key, value, attention_mask, rules, dropout, **kwargs), None
     if dropout:  # supervised training of the few architectures that drop attention weights
         return masked_attention(query, key, value, packing, rules, dropout), None
     return _attend_on(query)(query, key, value, packing, rules), None
@@ -93,16 +73,16 @@ def _plain_attention(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    scale: float,
-    softcap: float | None,
+    rules: Rules,
     dropout: float,
     **kwargs: Any,
 ) -> Tensor:
-    if softcap is not None:
-        return capped_attention(query, key, value, mask, scale, softcap, dropout)
+    """Over the keys that the mask shows, which holds the rules' window too."""
+    if rules.softcap is not None:
+        return capped_attention(query, key, value, mask, rules, dropout)
     if query.shape[2] == 1 and query.shape[1] > key.shape[1]:
-        return one_token_attention(query, key, value, mask, scale, dropout)
-    return sdpa_attention_forward(module, query, key, value, mask, dropout, scale, **kwargs)[0]
+        return one_token_attention(query, key, value, mask, rules.scale, dropout)
+    return sdpa_attention_forward(module, query, key, value, mask, dropout, rules.scale, **kwargs)[0]
 
 
 def _attend_on(query: Tensor) -> Callable[..., Tensor]:
@@ -120,7 +100,7 @@ def masked_attention(
 ) -> Tensor:
     """The reference: one attention over all T tokens under a (T, T) mask."""
     visible_TT = layout.visible(rules.window)[None, None]
-    return capped_attention(query, key, value, visible_TT, rules.scale, rules.softcap, dropout)
+    return capped_attention(query, key, value, visible_TT, rules, dropout)
 
 
 def one_token_attention(
@@ -135,67 +115,13 @@ def one_token_attention(
     return out.flatten(1, 2)[:, None].contiguous()
 
 
-def begun_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    beginning: tuple[Tensor, Tensor],
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
-    """A row's newest token attends to what all rows begin with, which has no axis of rows, and to what its row holds.
-
-    Scores are float32 under autocast too, as the learner's are.
-
-    Axes: B rows, K key heads, G query heads that share one, C tokens of the beginning, L after it, D numbers of a head.
-    """
-    shared_KCD, shared_value_KCD = beginning
-    query_BKGD = query.squeeze(2).unflatten(1, (key.shape[1], -1))
-    dtype, rows = torch.promote_types(query.dtype, torch.float32), len(query)
-    with torch.autocast(query.device.type, enabled=False):
-        asked_KND = query_BKGD.transpose(0, 1).flatten(1, 2).to(dtype)
-        shared_BKGC = (asked_KND @ shared_KCD.to(dtype).mT).unflatten(1, (rows, -1)).transpose(0, 1)
-        scores = torch.cat([shared_BKGC, query_BKGD.to(dtype) @ key.to(dtype).mT], -1) * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        if mask is not None:
-            hidden = nn.functional.pad(~mask, (shared_KCD.shape[1], 0))
-            scores = scores.masked_fill(hidden, torch.finfo(dtype).min)
-        shared, own = scores.softmax(-1).to(value.dtype).split([shared_KCD.shape[1], key.shape[2]], -1)
-        sum_KND = shared.transpose(0, 1).flatten(1, 2) @ shared_value_KCD
-        out_BKGD = sum_KND.unflatten(1, (rows, -1)).transpose(0, 1) + own @ value
-    return out_BKGD.flatten(1, 2)[:, None].contiguous()
-
-
-def after_beginning(
-    key: Tensor, value: Tensor, mask: Tensor | None, queries: int, beginning: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values (B, K, C + L, D) of whole rows, and who sees what: for the one pass that asks of many tokens."""
-    whole = [
-        torch.cat([shared.expand(len(own), -1, -1, -1), own], 2)
-        for shared, own in zip(beginning, (key, value), strict=True)
-    ]
-    if mask is None:
-        mask = torch.ones(1, 1, queries, key.shape[2], dtype=torch.bool, device=key.device).tril(key.shape[2] - queries)
-    return whole[0], whole[1], nn.functional.pad(mask, (beginning[0].shape[1], 0), value=True)
-
-
 def capped_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    dropout: float = 0.0,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rules: Rules, dropout: float = 0.0
 ) -> Tensor:
     """Plain attention with a softcap, which torch's has not. Without a mask, the queries are the last of the keys."""
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
-    scores = (query @ key.mT).to(torch.promote_types(query.dtype, torch.float32)) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = rules.score((query @ key.mT).to(torch.promote_types(query.dtype, torch.float32)))
     if mask is None:
         rows, columns = scores.shape[-2:]
         mask = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril(columns - rows)

@@ -27,6 +27,11 @@ class Rules:
     softcap: float | None = None
     window: int | None = None
 
+    def score(self, products: Tensor) -> Tensor:
+        """The scores that queries and keys with these products have."""
+        scores = products * self.scale
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask, rules: Rules) -> tuple[Tensor, Tensor]:
     """Output (B, H, L, D) and log-sum-exp (B, H, L) of query (B, H, L, D) over key and value (B, K, J, D).

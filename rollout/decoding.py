@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grpo.experts.observe import routers_of
 from grpo.forward import packs
-from grpo.kernels.packed_attention import Beginning
+from grpo.kernels.begun_attention import Beginning
 
 PAD_ID = 0
 """Any valid id: the attention mask hides it."""

@@ -12,11 +12,10 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from grpo.batch import pack
 from grpo.forward import packs, prepare_packing, target_scores
 from grpo.kernels import plain_attention
+from grpo.kernels.begun_attention import Beginning, begun_attention
 from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import (
     PACKED,
-    Beginning,
-    begun_attention,
     capped_attention,
     masked_attention,
     packed_attention,
@@ -84,7 +83,7 @@ def test_the_plain_gradient_is_autograd_s(rules: Rules) -> None:
     random_numbers = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, h, n, 8, generator=random_numbers).requires_grad_() for h, n in ((4, 5), (2, 7), (2, 7)))
     mask = torch.ones(5, 7, dtype=torch.bool).tril(2)
-    expected = capped_attention(q, k, v, mask, rules.scale, rules.softcap).transpose(1, 2)
+    expected = capped_attention(q, k, v, mask, rules).transpose(1, 2)
     out, lse = plain_attention.attend(q, k, v, mask, rules)
     torch.testing.assert_close(out, expected)
     upstream = torch.randn(out.shape, generator=random_numbers)
@@ -141,9 +140,9 @@ def test_scores_behind_a_beginning_are_not_rounded_under_autocast() -> None:
     torch.manual_seed(0)
     shared, own = torch.randn(2, 2, 5, 8).unbind(), torch.randn(2, 2, 2, 7, 8).unbind()
     query = 9 * torch.randn(2, 4, 1, 8)  # scores of tens, which bf16 rounds to quarters
-    exact = begun_attention(query, *own, None, (shared[0], shared[1]), 1.0, None)
+    exact = begun_attention(query, *own, None, (shared[0], shared[1]), Rules(1.0))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(begun_attention(query, *own, None, (shared[0], shared[1]), 1.0, None), exact)
+        assert torch.equal(begun_attention(query, *own, None, (shared[0], shared[1]), Rules(1.0)), exact)
 
 
 def test_a_newest_token_attends_without_repeated_keys() -> None:

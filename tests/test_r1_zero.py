@@ -1,7 +1,7 @@
 """R1-Zero's recipes say what they would do, its accuracy is strict, and the clock beside TRL reads what runs leave."""
 
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -38,8 +38,9 @@ def model_path(
 @pytest.fixture(scope="module")
 def clock() -> ModuleType:
     """The module benchmarks/time_to_reward.py."""
-    found: ModuleType = sys.modules[load_object(f"{ROOT / 'benchmarks' / 'time_to_reward.py'}:report").__module__]
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return importlib.import_module("time_to_reward")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -89,12 +90,14 @@ def write(file: Path, rows: list[dict[str, float]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_time_to_reward_is_when_the_mean_of_the_last_steps_is_as_high(clock: ModuleType) -> None:
+def test_time_to_reward_is_when_the_mean_of_the_last_steps_is_as_high() -> None:
+    figures = ROOT / "benchmarks" / "time_to_reward_report.py"
+    smoothed, reached = load_object(f"{figures}:smoothed"), load_object(f"{figures}:reached")
     rows = [{"step": 0, "seconds": 5.0, "accuracy": 0.1}, *steps(10, 0.0, 1.0, 0.0, 1.0, 1.0)]
-    assert clock.smoothed(rows, 2) == [(20, 0.5), (30, 0.5), (40, 0.5), (50, 1.0)]
-    assert clock.reached(rows, 0.5, 2) == 20
-    assert clock.reached(rows, 0.9, 2) == 50
-    assert clock.reached(rows, 1.1, 2) is None
+    assert smoothed(rows, 2) == [(20, 0.5), (30, 0.5), (40, 0.5), (50, 1.0)]
+    assert reached(rows, 0.5, 2) == 20
+    assert reached(rows, 0.9, 2) == 50
+    assert reached(rows, 1.1, 2) is None
 
 
 def test_the_report_says_ratios_and_draws(
