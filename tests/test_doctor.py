@@ -128,6 +128,103 @@ def test_a_scheduled_temperature_is_no_explosion_of_entropy(
     assert [found.name for found in rounds.findings] == expected
 
 
+MIXTURE = {"sources": [{"path": "p.jsonl"}, {"path": "q.jsonl", "label": "later", "first_step": 30}]}
+
+
+def test_a_collapse_is_found_before_a_source_of_problems_begins_and_measured_anew_after_it() -> None:
+    """Entropy 1.0 for ten steps and 0.05 after them; from step 30 on there are other problems, and it stays."""
+    rounds = Rounds("01-grpo", 0, stage(problems=MIXTURE))
+    told = []
+    for step in range(1, 61):
+        news = rounds.after(
+            step, {"entropy": (1.0 if step < 11 else 0.05) + 0.001 * (step % 2), "reward/accuracy": 0.1}
+        )
+        told.append([found.name for found in news.present])
+    assert told[24] == ["entropy collapse"]
+    assert told[-1] == []
+
+
+@pytest.mark.parametrize(("since", "expected"), [(30, ["length explosion"]), (40, [])])
+def test_lengths_of_other_problems_are_no_explosion(since: int, expected: list[str]) -> None:
+    """80 tokens, from step 40 on 300: the problems that begin at step 40 explain it, those of step 30 do not."""
+    sources = [{"path": "p.jsonl"}, {"path": "q.jsonl", "label": "later", "first_step": since}]
+    rounds = Rounds("01-grpo", 0, stage(problems={"sources": sources}))
+    for step in range(1, 61):
+        rounds.after(step, {"completion/length_mean": 80.0 if step < 40 else 300.0, "reward/accuracy": 0.1})
+    assert [found.name for found in rounds.present] == expected
+
+
+@pytest.mark.parametrize(("held_out", "expected"), [((0.2, 0.2), ["entropy collapse"]), ((0.2, 0.5), []), ((0.2,), [])])
+def test_under_a_curriculum_held_out_accuracy_says_what_a_collapse_bought(
+    held_out: tuple[float, ...], expected: list[str]
+) -> None:
+    """Its interval is +-0.1. Measured once, it may have risen."""
+    rounds = Rounds("01-grpo", 0, stage(curriculum={}, evaluation={"every": 19}))
+    for step in range(20):
+        figures = {"entropy": (1.0 if step < 8 else 0.01) + 0.001 * (step % 2), "reward/accuracy": 0.5}
+        if step % 19 == 0 and held_out[step // 19 :]:
+            accuracy = held_out[step // 19]
+            ends = {"evaluation/accuracy_low": accuracy - 0.1, "evaluation/accuracy_high": accuracy + 0.1}
+            figures |= {"evaluation/accuracy": accuracy, **ends}
+        rounds.after(step, figures)
+    assert [found.name for found in rounds.present] == expected
+
+
+@pytest.mark.parametrize(("prompts", "first_told"), [(1, 35), (2, 18), (3, 12), (4, 9), (8, 5), (16, 5)])
+def test_silence_is_found_however_few_prompts_a_step_has(prompts: int, first_told: int) -> None:
+    """Nine tenths are sure from 35 silent groups on, and from five steps."""
+    rounds = Rounds("01-grpo", 0, stage(prompts_per_step=prompts))
+    told = [rounds.after(step, {"groups/zero_std": 1.0, "reward/accuracy": 0.0}).present for step in range(1, 41)]
+    assert next(step for step, found in enumerate(told, 1) if found) == first_told
+    assert {one.name for found in told for one in found} == {"no signal"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "correction: null -> {kind: token_truncate}"),
+        (
+            {"correction": {"kind": "token_truncate"}},
+            "correction: {kind: token_truncate, high: 2} -> {kind: sequence_mask}",
+        ),
+        ({"correction": {"kind": "sequence_mask"}}, "lr: 0.001 -> 0.0001"),
+        ({"correction": {"kind": "sequence_mask"}, "precision": "bf16"}, "precision: bf16 -> fp32"),
+    ],
+)
+def test_a_mismatch_that_grows_is_found_while_it_is_small(settings: dict[str, Any], told: str) -> None:
+    """From 2e-5 nats a token to 5e-4: less than asks for a correction, and 25 times what it was."""
+    rounds = Rounds("01-grpo", 0, stage(**settings))
+    for step in range(1, 21):
+        rounds.after(step, {"sampler/kl": 2e-5 if step < 11 else 5e-4, "reward/accuracy": 0.1})
+    (found,) = rounds.present
+    assert (found.name, found.change) == ("sampler mismatch", f"stages.0.{told}")
+
+
+def test_of_rewards_that_fail_the_worst_is_named_and_the_others_told() -> None:
+    """128 completions a step: 4 of them fail one reward, and 40 the other."""
+    rewards = [{"name": "r.py:one"}, {"name": "r.py:other"}]
+    rounds = Rounds("01-grpo", 0, stage(rewards=rewards))
+    counts = {"one": 4.0, "other": 40.0}
+    zero = {f"reward/{name}/{status}": 0.0 for name in counts for status in ("timeout", "not_applicable")}
+    for step in range(1, 11):
+        rounds.after(step, zero | {f"reward/{name}/error": n if step > 2 else 0.0 for name, n in counts.items()})
+    (found,) = rounds.present
+    assert found.change.startswith("stages.0.rewards.1.name: r.py:other -> ")
+    assert found.evidence.startswith("other failed on 320 of 1280 completions (320 errors, 0 timeouts)")
+    assert "; one on 32 of 1280; " in found.evidence
+    assert found.first_step == 3
+
+
+@pytest.mark.parametrize(("engine", "pushed", "found"), [("auto", {}, 1), ("auto", {"check/gap_max": 1e-5}, 0)])
+def test_the_engine_that_sampled_is_known_where_the_recipe_leaves_it_open(
+    engine: str, pushed: dict[str, float], found: int
+) -> None:
+    rounds = Rounds("01-grpo", 0, stage(rollout={"engine": engine, "max_concurrent": 128}))
+    for step in range(1, 11):
+        rounds.after(step, {"time/rollout": 9.8, "time/learn": 0.2, "grad_norm": 1.0, **pushed})
+    assert [one.change for one in rounds.present] == ["stages.0.rollout.engine: auto -> vllm"] * found
+
+
 def test_a_resumed_process_says_again_what_is_still_there() -> None:
     rounds = Rounds("01-grpo", 0, stage())
     for step in range(1, 8):
@@ -354,6 +451,14 @@ def test_the_command_prints_findings_and_their_changes(run: Path, capsys: pytest
 def test_the_command_on_a_healthy_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(RUNS / "quickstart"), "--strict"]) == 0
     assert capsys.readouterr().out.endswith("quickstart: nothing found\n")
+
+
+def test_a_run_of_a_few_steps_is_not_called_healthy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("01-sft", "02-grpo"):
+        log(run / stage, [{"step": n, "loss": 1.0} for n in range(1, 5)])
+    assert main(["doctor", str(run), "--strict"]) == 0
+    said = "no stage of training has come to 5 steps, too few to find anything in"
+    assert capsys.readouterr().out == f"{run}: {said}\n"
 
 
 def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from grpo.cli import main
 from grpo.lines import read_log
 from grpo.plugins import load_object
 from grpo.report.charts import Spec, draw, preference_charts
-from grpo.report.command import leave_report
+from grpo.report.command import examined, leave_report
 from grpo.report.comparison import group_runs, recipes, run_labels, side_by_side
 from grpo.report.figures import other_charts
 from grpo.report.load import load_pictures, picture
@@ -30,6 +30,7 @@ from grpo.report.story import Examined, story
 from grpo.report.tables import evaluation_table, reasons
 
 write_run = load_object(f"{Path(__file__).parents[1] / 'benchmarks' / 'report.py'}:write_run")
+DOCTOR_RUNS = Path(__file__).parent / "doctor_runs"
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,23 @@ class Found:
     last_step: int
     evidence: str
     change: str
+
+
+def test_a_run_of_four_steps_is_not_called_healthy(tmp_path: Path) -> None:
+    shutil.copy(DOCTOR_RUNS / "quickstart" / "recipe.yaml", tmp_path)
+    write_rows(tmp_path / "02-grpo" / "metrics.jsonl", [{"step": n, "loss": 0.1} for n in range(1, 5)])
+    assert not examined(read_run(tmp_path)).is_long_enough
+    write_rows(tmp_path / "02-grpo" / "metrics.jsonl", [{"step": n, "loss": 0.1} for n in range(1, 6)])
+    assert examined(read_run(tmp_path)).is_long_enough
+
+
+@pytest.mark.parametrize("load", [[5], [[1, 2], [3]], [[]], [[1, "2"]], [[1, None]], {"0": 1}, 3, [[1, 2], 4]])
+def test_an_odd_line_in_the_log_of_experts_costs_its_step_alone(load: Any, tmp_path: Path) -> None:
+    file = tmp_path / "experts.jsonl"
+    file.write_text("".join(json.dumps({"step": n, "load": one}) + "\n" for n, one in ((1, load), (2, [[1, 3]]))))
+    pictures = load_pictures(file)
+    assert pictures is not None
+    assert (pictures["first_steps"], pictures["experts"], len(pictures["routers"])) == ([2], 2, 1)
 
 
 def test_findings_are_told(run_folder: Path) -> None:

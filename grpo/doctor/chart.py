@@ -56,10 +56,10 @@ class Chart:
         start = self.place(name, since)
         return self.all(name)[start : start + ENOUGH]
 
-    def recent(self, name: str, ago: int = 0) -> Points:
-        """The points of a figure in the newest window, or in the one that ended `ago` steps ago."""
+    def recent(self, name: str, ago: int = 0, steps: int = WINDOW) -> Points:
+        """The points of a figure in the newest window of so many steps, or in the one that ended `ago` steps ago."""
         end = self.step - ago
-        return self.all(name)[self.place(name, end - WINDOW + 1) : self.place(name, end + 1)]
+        return self.all(name)[self.place(name, end - steps + 1) : self.place(name, end + 1)]
 
     def place(self, name: str, step: int) -> int:
         """How many points of a figure were before a step."""

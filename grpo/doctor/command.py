@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from grpo.doctor.chart import ENOUGH
 from grpo.doctor.finding import Finding
-from grpo.doctor.reader import examine
+from grpo.doctor.reader import examine, is_long_enough
+
+TOO_SHORT = f"no stage of training has come to {ENOUGH} steps, too few to find anything in"
 
 
 def doctor(run: Path, as_json: bool, strict: bool) -> int:
@@ -19,7 +22,7 @@ def doctor(run: Path, as_json: bool, strict: bool) -> int:
 def as_text(run: Path, found: Sequence[Finding]) -> str:
     """A paragraph for each finding."""
     if not found:
-        return f"{run}: nothing found"
+        return f"{run}: nothing found" if is_long_enough(run) else f"{run}: {TOO_SHORT}"
     return "\n".join(
         f"{one.stage}: {one.name}, steps {one.first_step} to {one.last_step}\n"
         f"  seen    {one.evidence}\n"

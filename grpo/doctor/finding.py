@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from grpo.doctor.chart import Chart
 
 
@@ -50,6 +52,8 @@ def written(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {written(entry)}" for key, entry in value.items()) + "}"
     return str(value)

@@ -6,7 +6,7 @@ from grpo.curriculum_settings import begun
 from grpo.doctor.chart import ENOUGH, Chart, Points, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, least_share, rise
-from grpo.doctor.stage import has_gained, lower_rate
+from grpo.doctor.stage import has_gained, lower_rate, problems_since
 from grpo.grpo_stage import GrpoStage
 from grpo.training_settings import TrainingSettings
 
@@ -72,8 +72,12 @@ def length_collapse(chart: Chart) -> Finding | None:
 
 
 def _lengths(chart: Chart) -> tuple[list[float], Points]:
-    """Lengths in the first steps at the limit in force, and the newest ones after them: another limit moves them."""
-    baseline = chart.first(LENGTH, since=_limit_since(chart.stage, chart.step))
+    """Lengths in the first steps as things are now, and the newest ones after them.
+
+    Another limit moves them, and so do other problems.
+    """
+    since = max(_limit_since(chart.stage, chart.step), problems_since(chart.stage, chart.step))
+    baseline = chart.first(LENGTH, since)
     newest = [point for point in chart.recent(LENGTH) if baseline and point[0] > baseline[-1][0]]
     return values(baseline), newest
 

@@ -6,7 +6,7 @@ from grpo.curriculum_settings import begun
 from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
-from grpo.doctor.stage import accuracy_reward, has_gained, has_risen, lower_rate, updates_a_step
+from grpo.doctor.stage import accuracy_reward, has_gained, has_risen, lower_rate, problems_since, updates_a_step
 from grpo.grpo_stage import GrpoStage
 
 LEFT = 0.1
@@ -104,7 +104,8 @@ def sampler_mismatch(chart: Chart) -> Finding | None:
     if stage.correction is not None and stage.precision != "fp32":
         change = "precision", "fp32"
     elif stage.correction is not None:
-        change = "correction", {"kind": "sequence_mask"}
+        masks = stage.correction.kind == "sequence_mask"
+        change = lower_rate(stage) if masks else ("correction", {"kind": "sequence_mask"})
     return finding(chart, "sampler mismatch", points[0][0], evidence, change)
 
 
@@ -127,13 +128,13 @@ def clipping_saturated(chart: Chart) -> Finding | None:
 
 
 def _entropy(chart: Chart) -> tuple[list[float], list[float], int] | None:
-    """Entropy in the first steps at the temperature in force, and in the newest ones that measured it, and since when.
+    """Entropy in the first steps as things are now, and in the newest ones that measured it, and since when.
 
-    It is that of sampling, so another temperature is another entropy. Steps without signal do not measure it, and a
-    policy without entropy has many of them.
+    It is that of sampling, so another temperature is another entropy, and so are other problems. Steps without signal
+    do not measure it, and a policy without entropy has many of them.
     """
     points = chart.all("entropy")
-    start = chart.place("entropy", _temperature_since(chart))
+    start = chart.place("entropy", max(_temperature_since(chart), problems_since(chart.stage, chart.step)))
     later = points[max(start + ENOUGH, len(points) - WINDOW) :]
     if len(later) < ENOUGH or not chart.recent("entropy"):
         return None

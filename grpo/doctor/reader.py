@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpo.chain import chain
-from grpo.doctor.chart import Load
+from grpo.doctor.chart import ENOUGH, Load
 from grpo.doctor.finding import Finding
 from grpo.doctor.rounds import Rounds
 from grpo.lines import Row, walk
@@ -31,6 +31,13 @@ def examine(run_folder: Path) -> list[Finding]:
             catch_up(rounds, run_folder / link.name)
             found += rounds.findings
     return found
+
+
+def is_long_enough(run_folder: Path) -> bool:
+    """Whether a stage of training has come to the steps that findings need: before, nothing found says nothing."""
+    links = chain(load_recipe(run_folder / "recipe.yaml"))
+    stages = [run_folder / link.name for link in links if isinstance(link.stage, TrainingSettings)]
+    return any(row["step"] >= ENOUGH for stage in stages for row in _steps(stage / "metrics.jsonl"))
 
 
 def catch_up(rounds: Rounds, stage_folder: Path) -> None:

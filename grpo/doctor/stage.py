@@ -1,6 +1,6 @@
 """What a finding asks of a stage's settings."""
 
-from grpo.doctor.chart import Chart, values
+from grpo.doctor.chart import WINDOW, Chart, values
 from grpo.doctor.noise import SURE, rise
 from grpo.grpo_stage import GrpoStage
 from grpo.sft_stage import SftStage
@@ -25,12 +25,6 @@ def updates_a_step(stage: GrpoStage) -> int:
 def problems_key(stage: GrpoStage) -> str:
     """Where a stage says what its problems are; of a mixture, its first source."""
     return "problems.sources.0" if stage.problems.sources else "problems"
-
-
-def problems_change(stage: GrpoStage) -> bool:
-    """Whether problems are passed over once they are solved, or some begin later than others."""
-    sources = stage.problems.sources or ()
-    return stage.curriculum is not None or any(source.first_step > 1 for source in sources)
 
 
 def problems_since(stage: TrainingSettings, step: int) -> int:
@@ -61,16 +55,33 @@ def lower_rate(settings: TrainingSettings) -> tuple[str, float]:
 
 
 def has_gained(chart: Chart, ago: int | None = None) -> bool:
-    """Whether what counts as right has surely risen since the stage's first steps, or since the window `ago` steps ago.
+    """Whether what counts as right has risen since the stage's first steps, or since the window `ago` steps ago.
 
-    Where problems become others on the way, that says little about the policy, which gets the benefit of the doubt.
+    Where problems were others then, accuracy in training says nothing, and the policy gets the benefit of the doubt; a
+    curriculum, which passes over what is solved, makes them others at every step, and held-out accuracy decides.
     """
-    changing = isinstance(chart.stage, GrpoStage) and problems_change(chart.stage)
-    return changing or has_risen(chart, ago)
+    stage = chart.stage
+    if isinstance(stage, GrpoStage) and stage.curriculum is not None:
+        return _held_out_rose(chart, ago)
+    if ago is not None and chart.step - ago - WINDOW + 1 < problems_since(stage, chart.step):
+        return True
+    return has_risen(chart, ago)
 
 
 def has_risen(chart: Chart, ago: int | None = None) -> bool:
-    """The same whatever the problems are: of accuracy, or where nothing is measured by it, of the total reward."""
+    """The same by training alone: of accuracy, or where nothing is measured by it, of the total reward.
+
+    It is compared with the stage's first steps, or with the first ones of the newest source of problems.
+    """
     name = f"reward/{accuracy_reward(chart.stage) or 'mean'}"
-    before = chart.first(name) if ago is None else chart.recent(name, ago)
+    before = chart.first(name, problems_since(chart.stage, chart.step)) if ago is None else chart.recent(name, ago)
     return rise(values(before), values(chart.recent(name))) > SURE
+
+
+def _held_out_rose(chart: Chart, ago: int | None) -> bool:
+    """Whether held-out accuracy is above what it was by half its interval. Not measured twice, it may have risen."""
+    measured, high, low = (chart.all(f"evaluation/accuracy{end}") for end in ("", "_high", "_low"))
+    if len(measured) < 2 or not high or not low:
+        return True
+    before = 0 if ago is None else max(chart.place("evaluation/accuracy", chart.step - ago + 1) - 1, 0)
+    return measured[-1][1] - measured[before][1] > (high[0][1] - low[0][1]) / 2

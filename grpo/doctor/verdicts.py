@@ -1,6 +1,6 @@
-"""Whether rewards tell completions apart: groups without signal, a format that is never found, rewards that fail."""
+"""Whether rewards tell completions apart: groups without signal, a format that is never found."""
 
-import inspect
+import math
 from statistics import fmean
 from typing import Any
 
@@ -9,8 +9,6 @@ from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import least_share
 from grpo.doctor.stage import accuracy_reward, completions_a_step, completions_in, problems_key, problems_origin
 from grpo.grpo_stage import GrpoStage
-from grpo.reward_settings import RewardSettings
-from grpo.rewards.registry import BUILT_IN
 
 SILENT = 0.9
 """Share of groups without signal above which a step learns from less than a tenth of what it samples.
@@ -18,10 +16,10 @@ SILENT = 0.9
 DAPO (arXiv 2503.14476, section 3.2) replaces such groups since the batch that counts shrinks and its gradient's
 variance grows. At 0.9 that variance is ten times a full batch's. Healthy runs come to 0.6 to 0.85 near their end.
 """
+GROUPS = 40
+"""Groups that are looked at, however few a step has: of 34 that are all silent, nine tenths are not yet sure."""
 SOLVED = 0.9
 """Accuracy from which on groups are silent since they are right."""
-FAILED = 0.01
-"""Share of completions that may fail to be scored: they are left out of training, and hardly ever by chance alone."""
 UNSEEN = 3.0
 """A rate that was never seen in n completions is below 3/n with 95 % confidence (the rule of three)."""
 
@@ -44,11 +42,11 @@ def no_signal(chart: Chart) -> Finding | None:
 
 def solved(chart: Chart) -> Finding | None:
     """Nearly all groups have equal rewards since their problems are solved: further steps teach nothing."""
-    silent = _silent(chart)
-    if silent is None or not _is_solved(chart):
+    stage, silent = chart.stage, _silent(chart)
+    if not isinstance(stage, GrpoStage) or silent is None or not _is_solved(chart):
         return None
     share, groups, _ = silent
-    first = _solved_since(chart)
+    first = _solved_since(chart, stage)
     evidence = f"{share:.0%} of {groups} groups had equal rewards{_accuracy(chart)}: further steps teach nothing"
     return finding(chart, "solved", first, evidence, ("steps", first))
 
@@ -79,37 +77,22 @@ def format_never_found(chart: Chart) -> Finding | None:
     return None
 
 
-def verifier_errors(chart: Chart) -> Finding | None:
-    """A reward fails on more completions than chance explains."""
-    stage = chart.stage
-    if not isinstance(stage, GrpoStage):
-        return None
-    for j, reward in enumerate(stage.rewards):
-        name = f"reward/{reward.shown_as}"
-        counts = {status: chart.recent(f"{name}/{status}") for status in ("error", "timeout", "not_applicable")}
-        errors, timeouts, skipped = (sum(values(points)) for points in counts.values())
-        groups = sum(values(chart.recent("groups/sampled")))
-        judged = round(completions_in(stage, groups, len(counts["error"])) - skipped)
-        failed = errors + timeouts
-        if judged > 0 and least_share(failed / judged, judged) > FAILED:
-            lost = ", which were left out of training" if reward.weight else ""
-            evidence = (
-                f"{reward.shown_as} failed on {failed:.0f} of {judged} completions ({errors:.0f} errors, "
-                f"{timeouts:.0f} timeouts){lost}; samples.jsonl has them"
-            )
-            first = min(step for status in ("error", "timeout") for step, n in counts[status] if n)
-            return finding(chart, "verifier errors", first, evidence, _mended(stage, j, timeouts > errors))
-    return None
+def _window(stage: GrpoStage) -> int:
+    """Steps that hold enough groups for a share of them."""
+    return max(WINDOW, math.ceil(GROUPS / stage.prompts_per_step))
 
 
 def _silent(chart: Chart) -> tuple[float, int, int] | None:
     """The share of silent groups, of how many, since which step; None where they are few enough."""
-    stage, points = chart.stage, chart.recent("groups/zero_std")
-    if not isinstance(stage, GrpoStage) or len(points) < ENOUGH:
+    stage = chart.stage
+    if not isinstance(stage, GrpoStage):
+        return None
+    points = chart.recent("groups/zero_std", steps=_window(stage))
+    if len(points) < ENOUGH:
         return None
     shares = values(points)
     if stage.dynamic_sampling is not None:  # what it kept has signal; where it found nothing, it keeps all
-        kept = values(chart.recent("groups/kept"))
+        kept = values(chart.recent("groups/kept", steps=_window(stage)))
         shares = [s if s == 1 else 1 - k / stage.prompts_per_step for s, k in zip(shares, kept, strict=False)]
     groups = len(shares) * stage.prompts_per_step
     share = fmean(shares)
@@ -123,16 +106,16 @@ def _is_solved(chart: Chart, ago: int = 0) -> bool:
     return bool(points) and fmean(values(points)) >= SOLVED
 
 
-def _solved_since(chart: Chart) -> int:
+def _solved_since(chart: Chart, stage: GrpoStage) -> int:
     """The first step of the windows, back from the newest one, that were silent and solved."""
-    ago = 0
-    while _was_silent(chart, ago + WINDOW) and _is_solved(chart, ago + WINDOW):
-        ago += WINDOW
-    return chart.recent("groups/zero_std", ago)[0][0]
+    ago, steps = 0, _window(stage)
+    while _was_silent(chart, ago + steps, steps) and _is_solved(chart, ago + steps):
+        ago += steps
+    return chart.recent("groups/zero_std", ago, steps)[0][0]
 
 
-def _was_silent(chart: Chart, ago: int) -> bool:
-    shares = values(chart.recent("groups/zero_std", ago))
+def _was_silent(chart: Chart, ago: int, steps: int) -> bool:
+    shares = values(chart.recent("groups/zero_std", ago, steps))
     return len(shares) >= ENOUGH and fmean(shares) > SILENT
 
 
@@ -154,22 +137,3 @@ def _more_signal(stage: Any, share: float) -> tuple[str, Any]:
     # Without a reward that says what is right, these may be too easy as well as too hard.
     easier = "easier problems" if accuracy_reward(stage) else "problems that are right at times"
     return f"{problems_key(stage)}.{problems_origin(stage)}", f"{easier}, or a reward with partial credit"
-
-
-def _mended(stage: GrpoStage, j: int, slow: bool) -> tuple[str, Any]:
-    reward = stage.rewards[j]
-    if not slow:
-        return f"rewards.{j}.name", "corrected, so that it answers on every completion"
-    if reward.isolate:
-        return f"rewards.{j}.seconds", 2 * reward.seconds
-    limit = _limit(reward)
-    return (f"rewards.{j}.options.seconds", 2 * limit) if limit else (f"rewards.{j}.name", "one with a longer limit")
-
-
-def _limit(reward: RewardSettings) -> float | None:
-    """The seconds that a reward gives itself, where the recipe or the signature of a built-in one says them."""
-    given = reward.options.get("seconds")
-    if given is None and reward.name in BUILT_IN:
-        taken = inspect.signature(BUILT_IN[reward.name]).parameters.get("seconds")
-        given = taken.default if taken else None
-    return float(given) if isinstance(given, int | float) else None

@@ -4,7 +4,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo.doctor import Finding, examine
+from grpo.doctor import examine
+from grpo.doctor.reader import is_long_enough
 from grpo.files import write_atomic
 from grpo.report.page import page
 from grpo.report.run import Run, read_run
@@ -37,7 +38,7 @@ def report(options: Namespace) -> None:
 
 def write_report(runs: Sequence[Run], out: Path, samples: int = MOST) -> int:
     """Write the page about runs and return its bytes. Raises DiskFull."""
-    told = story([Examined(run, findings_of(run)) for run in runs])
+    told = story([examined(run) for run in runs])
     content = page(told, pack_samples(runs, samples)).encode()
     write_atomic(out, content)
     return len(content)
@@ -52,9 +53,9 @@ def leave_report(folder: Path) -> str:
     return f"report: {folder / REPORT}"
 
 
-def findings_of(run: Run) -> Sequence[Finding] | None:
+def examined(run: Run) -> Examined:
     """What the doctor says of a run; None of one that another version left and that it cannot read."""
     try:
-        return examine(run.folder)
+        return Examined(run, examine(run.folder), is_long_enough(run.folder))
     except UserError:
-        return None
+        return Examined(run, None)

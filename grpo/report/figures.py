@@ -32,7 +32,11 @@ SIGNAL = Spec(
     "share",
     main=True,
 )
-ENTROPY = Spec("Entropy", {"entropy": "entropy"}, "Of the policy at the temperature of sampling, nats a token.")
+ENTROPY = Spec(
+    "Entropy",
+    {"entropy": "entropy"},
+    "Of the policy at sampling's temperature, nats a token, over the tokens that were learned from.",
+)
 TEMPERATURE = Spec("Temperature of sampling", {"temperature": "temperature"})
 KL = Spec("KL to the reference", {"kl": "KL"}, "Nats a token.")
 MISMATCH = Spec(
@@ -41,7 +45,12 @@ MISMATCH = Spec(
     "How far the engine's log-probabilities are from the learner's, nats a token.",
     log=True,
 )
-CLIPPED = Spec("Clipped ratios", {"ratio/clipped": "share"}, "Tokens whose ratio is outside the clip range.", "share")
+CLIPPED = Spec(
+    "Clipped ratios",
+    {"ratio/clipped": "share"},
+    "Tokens that lost their gradient to the clip; under CISPO, whose weight it changed.",
+    "share",
+)
 GRADIENT = Spec("Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 RATE = Spec("Learning rate", {"lr": "lr"})
 LOSS = Spec("Loss", {"loss": "loss"})

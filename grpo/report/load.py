@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.lines import Place, rows_at, walk
+from grpo.report.run import number
 
 COLUMNS = 160
 """The widest picture; of a longer stage, a column is the sum of several steps."""
@@ -64,5 +65,9 @@ def _summed(loads: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
 
 
 def _is_load(row: dict[str, Any]) -> bool:
+    """A step with routers that have equally many experts, each with a number of tokens."""
     load = row.get("load")
-    return isinstance(row.get("step"), int) and isinstance(load, list) and bool(load) and bool(load[0])
+    if not isinstance(row.get("step"), int) or not isinstance(load, list) or not load:
+        return False
+    routers = all(isinstance(router, list) and router and len(router) == len(load[0]) for router in load)
+    return routers and all(number(tokens) is not None for router in load for tokens in router)

@@ -18,10 +18,11 @@ from grpo.report.tables import evaluation_table, reasons
 
 @dataclass(frozen=True)
 class Examined:
-    """A run and what was found wrong with it; None where nobody has looked."""
+    """A run, what was found wrong with it (None: nobody has looked), and whether it has the steps that this takes."""
 
     run: Run
     findings: Sequence[Finding] | None
+    is_long_enough: bool = True
 
 
 def story(examined: Sequence[Examined]) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def _findings(examined: Examined, label: str) -> dict[str, Any]:
         return {"run": label, "findings": None}
     stages = {stage.name: (key, stage.steps) for key, stage in keyed(examined.run).items()}
     listed = [_finding(one, *stages.get(one.stage, (None, 0))) for one in examined.findings]
-    return {"run": label, "findings": sorted(listed, key=lambda one: not one["lasts"])}
+    ordered = sorted(listed, key=lambda one: not one["lasts"])
+    return {"run": label, "findings": ordered, "enough": examined.is_long_enough}
 
 
 def _finding(found: Finding, key: str | None, steps: int) -> dict[str, Any]:

@@ -59,10 +59,17 @@ function timeTile(run) {
 function findings(story) {
   const examined = story.findings.filter((one) => one.findings);
   const others = story.findings.filter((one) => !one.findings).map((one) => one.run);
+  const short = examined.filter((one) => !one.enough).map((one) => one.run);
   const found = examined.flatMap(({ run, findings: all }) => all.map((one) => finding(one, story.runs.length > 1 ? run : null)));
   return part("findings", "Findings", el("span.soft", {}, found.length ? plural(found.length, "finding") : ""),
-    found.length ? found : !examined.length ? null : el("p.fine", {}, `Nothing was found wrong with ${examined.length > 1 ? "these runs" : others.length ? examined[0].run : "this run"}.`),
+    found.length ? found : examined.length === short.length ? null : el("p.fine", {}, `Nothing was found wrong with ${nothingWrong(story, examined, short)}.`),
+    short.length ? el("p.notice", {}, `No stage of training has come to five steps, too few to find anything in${story.runs.length > 1 ? `: ${short.join(", ")}` : ""}.`) : null,
     others.length ? el("p.notice", {}, `Not examined, since this version cannot read the recipe: ${others.join(", ")}.`) : null);
+}
+
+function nothingWrong(story, examined, short) {
+  const sound = examined.map((one) => one.run).filter((run) => !short.includes(run));
+  return story.runs.length === 1 ? "this run" : sound.length === story.runs.length ? "these runs" : sound.join(", ");
 }
 
 function finding({ name, stage, key, lasts, first_step, last_step, evidence, change: line }, run) {
