@@ -14,6 +14,17 @@ from time_to_reward_report import Row
 
 LOSSES = {"grpo": "grpo", "dapo": "dapo", "dr_grpo": "dr_grpo"}
 """This toolkit's kind of loss, and TRL's name of the same."""
+GIVEN = {
+    "kind", "name", "start", "problems", "rewards", "steps", "prompts_per_step", "completions_per_prompt", "rollout",
+    "lr", "weight_decay", "beta1", "beta2", "adam_epsilon", "max_grad_norm", "precision", "loss", "advantage", "kl",
+    "correction", "mask_truncated", "evaluation",
+}  # fmt: skip
+"""Settings of a stage that TRL is given, or that are looked at one by one."""
+FREE = {
+    "tokens_per_micro_batch", "activations", "max_bad_steps", "checkpoint_every", "keep_last", "keep_best",
+    "token_logprobs", "max_reward_errors",
+}  # fmt: skip
+"""Settings that say how it is computed or kept, and not what. All others must be as they are when left out."""
 
 
 def run_trl(options: Namespace, seed: int, file: Path, began: float) -> None:
@@ -108,9 +119,9 @@ def run_trl(options: Namespace, seed: int, file: Path, began: float) -> None:
             epsilon=stage.loss.clip_low, epsilon_high=stage.loss.clip_high,
             scale_rewards="group" if stage.advantage.kind == "grpo" else "none", beta=stage.kl.beta,
             learning_rate=stage.lr, lr_scheduler_type="constant",
-            adam_beta1=stage.beta1, adam_beta2=stage.beta2, weight_decay=stage.weight_decay,
-            max_grad_norm=stage.max_grad_norm, max_steps=1_000_000, bf16=stage.precision != "fp32",
-            use_cpu=not torch.cuda.is_available(),
+            adam_beta1=stage.beta1, adam_beta2=stage.beta2, adam_epsilon=stage.adam_epsilon,
+            weight_decay=stage.weight_decay, max_grad_norm=stage.max_grad_norm, max_steps=1_000_000,
+            bf16=stage.precision != "fp32", use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=False, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
             mask_truncated_completions=stage.mask_truncated, shuffle_dataset=False, **_settings(options.trl),
         )  # fmt: skip
@@ -131,31 +142,41 @@ def same_work(options: Namespace, seed: int) -> tuple[str, Any, Any]:
     recipe = load_recipe(options.recipe, [*options.set, f"seed={seed}"])
     place = next(place for place, stage in enumerate(recipe.stages) if stage.kind == "grpo")
     stage = recipe.stages[place]
-    updates = stage.minibatches_per_step * stage.epochs_per_step
     count = stage.prompts_per_step * stage.completions_per_prompt
     wrong = [
         said
         for said, is_so in {
             f"a loss of kind {stage.loss.kind}": stage.loss.kind not in LOSSES,
-            f"lr_schedule {stage.lr_schedule}": stage.lr_schedule != "constant",
-            "warmup_steps, which TRL begins at 0": stage.warmup_steps > 0,
+            "a loss with more than a clip of its own": not _is_plain(stage.loss, "clip_low", "clip_high"),
             f"advantages of kind {stage.advantage.kind}": stage.advantage.kind not in ("grpo", "dr_grpo"),
+            "advantages that are not divided as left out": not _is_plain(stage.advantage),
             "a KL penalty": stage.kl.beta > 0,
             "stop texts": bool(stage.rollout.stop),
-            "several updates a step": updates > 1,
+            f"precision {stage.precision}": stage.precision not in ("fp32", "bf16"),
             f"{count} completions a step, {options.rows} at a time": count % options.rows > 0,
             "no evaluation": stage.evaluation is None,
-            "a curriculum": stage.curriculum is not None or stage.dynamic_sampling is not None,
-            "a schedule": bool(stage.temperature_schedule or stage.length_schedule),
             "a mixture of problems": stage.problems.sources is not None,
             "a model made from scratch": recipe.model.path is None,
             "LoRA": recipe.model.lora is not None,
         }.items()
         if is_so
     ]
+    wrong = [*_set_beside(stage), *wrong]
     if wrong:
         sys.exit(f"{options.recipe}: {', '.join(wrong)}: the two sides would not do the same; change it with --set")
     return f"stages.{place}", recipe, stage
+
+
+def _set_beside(stage: Any) -> list[str]:
+    """Settings that TRL is not given and that are not as they are when left out."""
+    fields = {name: field for name, field in type(stage).model_fields.items() if name not in GIVEN | FREE}
+    return [name for name, one in fields.items() if getattr(stage, name) != one.get_default(call_default_factory=True)]
+
+
+def _is_plain(settings: Any, *free: str) -> bool:
+    """Whether nothing but the kind and what is free differs from what is left out."""
+    said = {name: getattr(settings, name) for name in ("kind", *free) if hasattr(settings, name)}
+    return bool(settings == type(settings)(**said))
 
 
 def _append(file: Path, row: Row) -> None:

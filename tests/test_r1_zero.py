@@ -118,5 +118,10 @@ def test_the_report_says_ratios_and_draws(
 def test_a_recipe_that_trl_cannot_follow_is_refused(
     clock: ModuleType, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match="several updates a step, a model made from scratch"):
-        clock.main([str(write_recipe()), "--set", "stages.1.minibatches_per_step=2", "--out", str(tmp_path)])
+    changes = ["minibatches_per_step=2", "off_policy_mask={}", "loss.aggregation=token-mean", "advantage.ddof=0"]
+    given = [f"--set=stages.1.{one}" for one in (*changes, "lr=1")]
+    named = "minibatches_per_step, off_policy_mask, a loss with more than .*, advantages that are not divided .*, "
+    with pytest.raises(SystemExit, match=named) as refused:
+        clock.main([str(write_recipe()), *given, "--out", str(tmp_path)])
+    assert "a model made from scratch" in str(refused.value)
+    assert "lr" not in str(refused.value)
