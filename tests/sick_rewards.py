@@ -27,6 +27,11 @@ def wrong(completion: str, answer: str) -> float:
     return float(f"<answer>{answer}</answer>" not in completion)
 
 
+def thinks(completion: str) -> float:
+    """What the model has learned before: to begin with its thoughts."""
+    return float(completion.startswith("<think>"))
+
+
 def raises(completion: str, answer: str) -> float:
     """It cannot judge answers that it was not made for."""
     return completion.count("a") / (0 if int(answer) > 8 else 10)
@@ -34,7 +39,7 @@ def raises(completion: str, answer: str) -> float:
 
 def slow(completion: str) -> float:
     """It takes its time."""
-    time.sleep(0.03)
+    time.sleep(0.08)
     return jitter(completion)
 
 

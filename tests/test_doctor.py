@@ -128,6 +128,14 @@ def test_a_scheduled_temperature_is_no_explosion_of_entropy(
     assert [found.name for found in rounds.findings] == expected
 
 
+def test_a_policy_that_is_noise_within_five_steps_has_exploded() -> None:
+    """Their mean is 2.8, and 5.4 is not twice that: the first two count."""
+    rounds = Rounds("01-grpo", 0, stage())
+    for step, entropy in enumerate([0.09, 0.64, 3.2, 4.8, 5.2, 5.3, 5.4, 5.4, 5.4, 5.5], 1):
+        rounds.after(step, {"entropy": entropy, "reward/accuracy": 0.8 if step == 1 else 0.0})
+    assert [found.name for found in rounds.present] == ["entropy explosion"]
+
+
 MIXTURE = {"sources": [{"path": "p.jsonl"}, {"path": "q.jsonl", "label": "later", "first_step": 30}]}
 
 

@@ -87,8 +87,10 @@ TINY_GROUPS = {"prompts_per_step": 2, "completions_per_prompt": 2}
 NOTHING = {"start": "base", "steps": 6, "lr": 1e-9, "rewards": [own("jitter")]}
 CORRUPT = SUMS | {"function": f"{REWARDS}:some_garbage", "params": {}}
 ALWAYS = {"every": 1, "problems": 12}
+ALL_KNOWN = SUMS | {"held_out": 0}
+"""So that held-out accuracy has something to lose, on whatever processor: 36 sums are learned by heart."""
 STAGES = [
-    sft("start", steps=120, examples_per_step=8, lr=1e-2),
+    sft("start", steps=120, examples_per_step=8, lr=1e-2, problems=ALL_KNOWN),
     grpo("healthy", steps=12),
     grpo("unseen", start="base", steps=9, rewards=[{"name": "format"}], rollout=SHORT),
     grpo("failing", steps=6, rewards=[own("raises")], max_reward_errors=0.9),
@@ -103,14 +105,14 @@ STAGES = [
     grpo("gamed", lr=1e-2, rewards=[SEEN, own("wrong")], evaluation={"every": 2, "problems": 20}),
     grpo("idle", steps=10, lr=1e-9, **TINY_GROUPS, evaluation=ALWAYS, rollout={"max_concurrent": 4}),
     grpo("judged", **NOTHING | {"rewards": [own("slow")]}, rollout={"max_new_tokens": 8}),
-    grpo("studied", **NOTHING, epochs_per_step=16, rollout={"max_new_tokens": 4}),
+    grpo("studied", **NOTHING, epochs_per_step=48, rollout={"max_new_tokens": 4}),
     grpo("queued", **NOTHING, **TINY_GROUPS, rollout={"max_new_tokens": 64, "max_concurrent": 1}),
     grpo(
         "known",
         steps=9,
-        rewards=[FORMAT],
+        rewards=[own("thinks")],
         rollout={"temperature": 0.1},
-        evaluation=ALWAYS | {"accuracy": "format", "every": 99, "problems": 1},
+        evaluation=ALWAYS | {"accuracy": "thinks", "every": 99, "problems": 1},
     ),
     sft("broken", steps=6, lr=1e30, max_bad_steps=99),
     sft("climbing", steps=12, lr=1.0),
@@ -180,7 +182,7 @@ PLANTED = {
     "gamed": {"reward hacking": "rewards.1.weight: 1 -> 0.5"},
     "idle": {"held-out accuracy flat": "lr: 1e-09 -> 3e-09", "bound by evaluation": "evaluation.every: 1 -> 5"},
     "judged": {"bound by rewards": "rewards.0.isolate: false -> true"},
-    "studied": {"bound by learning": "epochs_per_step: 16 -> 8"},
+    "studied": {"bound by learning": "epochs_per_step: 48 -> 24"},
     "queued": {"bound by rollout": "rollout.max_concurrent: 1 -> 2"},
     "known": {"solved": "steps: 9 -> 1"},
     "broken": {"not finite": "lr: 1e+30 -> 1e+29"},

@@ -19,6 +19,8 @@ GOOD = 0.9
 """Accuracy from which on little entropy is as it should be."""
 TIMES = 2.0
 """How much the first steps' entropy must have grown to be an explosion."""
+EARLY = 2
+"""Steps that are the baseline of an explosion, the fewest whose mean has an error: within five, all may be noise."""
 NOISY = 1.0
 """Nats a token from which on entropy may be an explosion: below e choices a token, twice as many are still few."""
 FAR = 1.0
@@ -70,7 +72,8 @@ def entropy_explosion(chart: Chart) -> Finding | None:
     stage = chart.stage
     if not isinstance(stage, GrpoStage) or moved is None or has_gained(chart):
         return None
-    before, after, first = moved
+    first_steps, after, first = moved
+    before = first_steps[:EARLY]
     if fmean(after) < TIMES * fmean(before) or rise(before, after) <= SURE or fmean(after) < NOISY:
         return None
     evidence = f"entropy rose from {fmean(before):.3g} to {fmean(after):.3g} nats a token, and no more is right"
