@@ -117,7 +117,8 @@ def test_it_tells_the_story_and_needs_no_sideways_scrolling(short: Any) -> None:
 
 def test_a_run_of_no_steps_is_not_called_sound(browser: Any, tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "doctor_runs" / "quickstart" / "recipe.yaml", tmp_path)
-    tab = open_page(browser, report_of([tmp_path], tmp_path / "report.html"))
+    tab = browser.new_page()
+    tab.goto(report_of([tmp_path], tmp_path / "report.html").as_uri())
     said = tab.locator("#findings").inner_text()
     assert "No stage of training has come to five steps, too few to find anything in." in said
     assert "Nothing was found wrong" not in said
@@ -195,7 +196,7 @@ def test_filters_count_what_is_like_them(short: Any) -> None:
     search(short, "problem", "2+4=", "1 of 300")
     short.get_by_role("button", name="Clear").click()
     assert count(short) == "300 of 300"
-    choose(short, "tag", "with token probabilities")
+    choose(short, "tag", "tokens with probabilities")
     assert count(short) == "30 of 300"  # the first group of every step
     short.get_by_role("button", name="Clear").click()
     choose(short, "reward", "accuracy")

@@ -27,7 +27,7 @@ function tagsOf(sample, group) {
   if (sample.mask_reason) tags.push(`not trained on: ${sample.mask_reason}`);
   for (const [name, status] of Object.entries(sample.status || {})) if (status !== "not_applicable") tags.push(`${name}: ${status}`);
   if (group.flat) tags.push("group without signal");
-  if (sample.token_logprobs && sample.token_lengths) tags.push("with token probabilities");
+  if (sample.token_logprobs && sample.token_lengths) tags.push("tokens with probabilities");
   return tags;
 }
 
