@@ -1,7 +1,7 @@
-"""Problems of your own from Python functions: sums that go below zero on the way, such as 3 - 8 + 4, and their last steps.
+"""Problems of your own from Python functions: sums that go below zero on the way, such as 3 - 8 + 4, and their ends.
 
-A recipe names them `negative_sums.py:negative_sums` and `negative_sums.py:from_below`. Questions read as those of reasoning-gym's chain_sum do, and a
-question's words decide whether it is held out: what is there, is here.
+A recipe names them `negative_sums.py:negative_sums` and `negative_sums.py:from_below`. Questions read as those of
+reasoning-gym's chain_sum do, and a question's words decide whether it is held out: what is there, is here.
 """
 
 from collections.abc import Iterator

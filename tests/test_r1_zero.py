@@ -79,7 +79,7 @@ def test_sums_that_go_below_zero_ask_and_answer_as_chain_sum_does() -> None:
 
 
 def test_their_last_steps_are_asked_alone() -> None:
-    """After a first step below zero, -9 to -1, there is one of twenty ways to go on; chain_sum itself never begins there."""
+    """From -9 to -1 there are twenty ways to go on; chain_sum itself never begins there."""
     from_below = load_object(f"{ROOT / 'examples' / 'negative_sums.py'}:from_below")
     rows = [(row["prompt"].rpartition(": ")[2], row["answer"]) for row in from_below()]
     assert len(set(rows)) == len(rows) == 9 * 20
