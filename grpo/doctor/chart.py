@@ -17,6 +17,8 @@ WINDOW = 10
 """Steps that a finding looks back on: enough to average the noise of a step out, few enough to tell soon."""
 ENOUGH = 5
 """Steps of a window that must have been measured, and those at the start of a stage that are its baseline."""
+EARLY = 2
+"""Steps that are the baseline of an explosion, the fewest whose mean has an error: within five, all may have burst."""
 
 _OF_ONE_ROUTER = re.compile(r"router/\d+/")
 

@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from grpo.curriculum_settings import begun
-from grpo.doctor.chart import ENOUGH, Chart, Points, values
+from grpo.doctor.chart import EARLY, ENOUGH, Chart, Points, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, least_share, rise
 from grpo.doctor.stage import has_gained, lower_rate, problems_since
@@ -77,7 +77,7 @@ def _lengths(chart: Chart) -> tuple[list[float], Points]:
     Another limit moves them, and so do other problems.
     """
     since = max(_limit_since(chart.stage, chart.step), problems_since(chart.stage, chart.step))
-    baseline = chart.first(LENGTH, since)
+    baseline = chart.first(LENGTH, since)[:EARLY]
     newest = [point for point in chart.recent(LENGTH) if baseline and point[0] > baseline[-1][0]]
     return values(baseline), newest
 

@@ -3,7 +3,7 @@
 from statistics import fmean, median
 
 from grpo.curriculum_settings import begun
-from grpo.doctor.chart import ENOUGH, WINDOW, Chart, values
+from grpo.doctor.chart import EARLY, ENOUGH, WINDOW, Chart, values
 from grpo.doctor.finding import Finding, finding
 from grpo.doctor.noise import SURE, rise
 from grpo.doctor.stage import accuracy_reward, has_gained, has_risen, lower_rate, problems_since, updates_a_step
@@ -19,8 +19,6 @@ GOOD = 0.9
 """Accuracy from which on little entropy is as it should be."""
 TIMES = 2.0
 """How much the first steps' entropy must have grown to be an explosion."""
-EARLY = 2
-"""Steps that are the baseline of an explosion, the fewest whose mean has an error: within five, all may be noise."""
 NOISY = 1.0
 """Nats a token from which on entropy may be an explosion: below e choices a token, twice as many are still few."""
 FAR = 1.0
