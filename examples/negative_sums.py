@@ -1,7 +1,7 @@
-"""Problems of your own from Python functions: sums that go below zero on the way, such as 3 - 8 + 4, and their ends.
+"""Problems of your own from a Python function: sums that go below zero on the way, such as 3 - 8 + 4.
 
-A recipe names them `negative_sums.py:negative_sums` and `negative_sums.py:from_below`. Questions read as those of
-reasoning-gym's chain_sum do, and a question's words decide whether it is held out: what is there, is here.
+A recipe names it `negative_sums.py:negative_sums`. Questions read as those of reasoning-gym's chain_sum do, and a
+question's words decide whether it is held out: what is there, is here.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,6 @@ def negative_sums(below: int = 10) -> Iterator[dict[str, str]]:
             for c in range(below):
                 yield _problem(f"{a} - {b} + {c}", a - b + c)
                 yield _problem(f"{a} - {b} - {c}", a - b - c)
-
-
-def from_below(below: int = 10) -> Iterator[dict[str, str]]:
-    """Yield `-a + b` and `-a - b` with a above 0, which is what such sums end with: 180 below 10."""
-    for a in range(1, below):
-        for b in range(below):
-            yield _problem(f"-{a} + {b}", b - a)
-            yield _problem(f"-{a} - {b}", -a - b)
 
 
 def _problem(terms: str, total: int) -> dict[str, str]:
