@@ -19,7 +19,7 @@ GIVEN = {
     "lr", "weight_decay", "beta1", "beta2", "adam_epsilon", "max_grad_norm", "precision", "loss", "advantage", "kl",
     "correction", "mask_truncated", "evaluation",
 }  # fmt: skip
-"""Settings of a stage that TRL is given, or that are looked at one by one."""
+"""Settings of a stage that TRL is given, or that are looked at; `correction` mends what another engine rounds."""
 FREE = {
     "tokens_per_micro_batch", "activations", "max_bad_steps", "checkpoint_every", "keep_last", "keep_best",
     "token_logprobs", "max_reward_errors",
@@ -146,10 +146,11 @@ def same_work(options: Namespace, seed: int) -> tuple[str, Any, Any]:
     wrong = [
         said
         for said, is_so in {
+            "a start other than the recipe's model": place > 0 or stage.start not in ("previous", "base"),
             f"a loss of kind {stage.loss.kind}": stage.loss.kind not in LOSSES,
-            "a loss with more than a clip of its own": not _is_plain(stage.loss, "clip_low", "clip_high"),
+            "loss settings other than the clip": not _is_plain(stage.loss, "clip_low", "clip_high"),
             f"advantages of kind {stage.advantage.kind}": stage.advantage.kind not in ("grpo", "dr_grpo"),
-            "advantages that are not divided as left out": not _is_plain(stage.advantage),
+            "advantage settings other than the kind": not _is_plain(stage.advantage),
             "a KL penalty": stage.kl.beta > 0,
             "stop texts": bool(stage.rollout.stop),
             f"precision {stage.precision}": stage.precision not in ("fp32", "bf16"),

@@ -186,6 +186,30 @@ def test_under_a_curriculum_held_out_accuracy_says_what_a_collapse_bought(
     assert [found.name for found in rounds.present] == expected
 
 
+def test_a_curriculum_that_has_not_been_measured_since_may_have_gained() -> None:
+    """Held-out accuracy rose from 0.2 at step 0 to 0.5 at step 50, and is measured next at step 100."""
+    rounds = Rounds("01-grpo", 0, stage(curriculum={}, evaluation={"every": 50}))
+    for step in range(100):
+        figures = {"entropy": (1.0 if step < 8 else 0.01) + 0.001 * (step % 2), "reward/accuracy": 0.5}
+        if step % 50 == 0:
+            accuracy = 0.2 if step == 0 else 0.5
+            ends = {"evaluation/accuracy_low": accuracy - 0.1, "evaluation/accuracy_high": accuracy + 0.1}
+            figures |= {"evaluation/accuracy": accuracy, **ends}
+        rounds.after(step, figures)
+    assert rounds.findings == []
+
+
+def test_a_few_prompts_a_step_are_solved_when_all_that_is_looked_at_is() -> None:
+    """One prompt a step: 30 silent groups that are wrong and 10 that are right are not solved; 40 right ones are."""
+    rounds = Rounds("01-grpo", 0, stage(prompts_per_step=1))
+    told = []
+    for step in range(1, 81):
+        rounds.after(step, {"groups/zero_std": 1.0, "reward/accuracy": 0.0 if step <= 30 else 1.0})
+        told.append([found.name for found in rounds.present])
+    assert told[39] == ["no signal"]
+    assert told[79] == ["solved"]
+
+
 @pytest.mark.parametrize(("prompts", "first_told"), [(1, 35), (2, 18), (3, 12), (4, 9), (8, 5), (16, 5)])
 def test_silence_is_found_however_few_prompts_a_step_has(prompts: int, first_told: int) -> None:
     """Nine tenths are sure from 35 silent groups on, and from five steps."""
@@ -442,6 +466,18 @@ def test_loads_join_the_figures_of_their_steps(tmp_path: Path) -> None:
     catch_up(rounds, tmp_path)
     assert rounds.chart.loads == [(1, [[1]]), (4, [[2]]), (6, [[2]])]
     assert rounds.chart.step == 6
+
+
+def test_odd_lines_of_experts_cost_their_steps_alone(tmp_path: Path) -> None:
+    """And a load of another shape is that of another model, with which none before it is summed."""
+    odd: list[Any] = [[5], [[1, 2], [3]], [[-1, 3]], 3, [[1, "2"]]]
+    (tmp_path / "metrics.jsonl").write_text(lines_of(range(1, 18)))
+    loads = [*odd, *[[[1, 3]]] * 6, *[[[900, 0, 0, 0]]] * 6]
+    (tmp_path / "experts.jsonl").write_text("".join(lines_of([n], load=load) for n, load in enumerate(loads, 1)))
+    rounds = Rounds("01-sft", 0, SFT)
+    catch_up(rounds, tmp_path)
+    assert [step for step, _ in rounds.chart.loads] == [12, 13, 14, 15, 16, 17]
+    assert [(found.name, found.first_step) for found in rounds.present] == [("router collapse", 12)]
 
 
 def test_a_long_log_of_experts_is_not_held_in_memory(tmp_path: Path) -> None:

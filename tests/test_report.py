@@ -284,7 +284,9 @@ def test_a_run_of_four_steps_is_not_called_healthy(tmp_path: Path) -> None:
     assert examined(read_run(tmp_path)).is_long_enough
 
 
-@pytest.mark.parametrize("load", [[5], [[1, 2], [3]], [[]], [[1, "2"]], [[1, None]], {"0": 1}, 3, [[1, 2], 4]])
+@pytest.mark.parametrize(
+    "load", [[5], [[1, 2], [3]], [[]], [[1, "2"]], [[1, None]], {"0": 1}, 3, [[1, 2], 4], [[-1, 3]], [[True, 1]]]
+)
 def test_an_odd_line_in_the_log_of_experts_costs_its_step_alone(load: Any, tmp_path: Path) -> None:
     file = tmp_path / "experts.jsonl"
     file.write_text("".join(json.dumps({"step": n, "load": one}) + "\n" for n, one in ((1, load), (2, [[1, 3]]))))

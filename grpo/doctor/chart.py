@@ -18,7 +18,8 @@ WINDOW = 10
 ENOUGH = 5
 """Steps of a window that must have been measured, and those at the start of a stage that are its baseline."""
 EARLY = 2
-"""Steps that are the baseline of an explosion, the fewest whose mean has an error: within five, all may have burst."""
+"""Steps that are the baseline of lengths and of exploding entropy, the fewest whose mean has an error: within five, all
+may be over."""
 
 _OF_ONE_ROUTER = re.compile(r"router/\d+/")
 
@@ -43,7 +44,8 @@ class Chart:
                 self._points[name].append((step, float(value)))
                 self._totals[name] += value
         if load is not None:
-            self.loads = [*self.loads, (step, load)][-WINDOW:]
+            same = [one for one in self.loads if [*map(len, one[1])] == [*map(len, load)]]  # else of another model
+            self.loads = [*same, (step, load)][-WINDOW:]
 
     def names(self, prefix: str) -> list[str]:
         """The figures whose names begin so."""
@@ -75,6 +77,18 @@ class Chart:
         """The newest value of a figure, however old."""
         points = self.all(name)
         return points[-1][1] if points else None
+
+
+def is_load(value: object) -> bool:
+    """Whether what a log holds is a load: routers of equally many experts, each with a number of tokens."""
+    if not isinstance(value, list) or not value:
+        return False
+    routers = all(isinstance(router, list) and router and len(router) == len(value[0]) for router in value)
+    return routers and all(_is_count(tokens) for router in value for tokens in router)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def values(points: Points) -> list[float]:

@@ -91,12 +91,13 @@ def _moved(before: list[float], now: list[float]) -> str:
 
 def _less_pay(chart: Chart, stage: GrpoStage) -> tuple[str, object] | None:
     """Half the weight of the first reward that counts and has surely risen meanwhile: it may be what moves lengths."""
-    paid = [j for j, reward in enumerate(stage.rewards) if _pays(chart, reward.shown_as, reward.weight)]
+    since = problems_since(stage, chart.step)
+    paid = [j for j, reward in enumerate(stage.rewards) if _pays(chart, reward.shown_as, reward.weight, since)]
     return (f"rewards.{paid[0]}.weight", stage.rewards[paid[0]].weight / 2) if paid else None
 
 
-def _pays(chart: Chart, reward: str, weight: float) -> bool:
-    risen = rise(values(chart.first(f"reward/{reward}")), values(chart.recent(f"reward/{reward}")))
+def _pays(chart: Chart, reward: str, weight: float, since: int) -> bool:
+    risen = rise(values(chart.first(f"reward/{reward}", since)), values(chart.recent(f"reward/{reward}")))
     return bool(weight) and (risen if weight > 0 else -risen) > SURE
 
 

@@ -51,11 +51,11 @@ def entropy_collapse(chart: Chart) -> Finding | None:
     stuck = chart.step > PLATEAU + WINDOW and not has_gained(chart, PLATEAU)
     if _is_good(chart) or (has_gained(chart) and not stuck):
         return None
-    reward = accuracy_reward(stage) or "mean"
+    judge = f"reward/{accuracy_reward(stage) or 'mean'}" if stage.curriculum is None else "evaluation/accuracy"
     evidence = (
-        f"entropy fell from {fmean(before):.3g} to {fmean(after):.3g} nats a token, and reward/{reward} "
-        + ("rises no more" if has_risen(chart) else "has not risen")
-        + f" (now {chart.latest(f'reward/{reward}') or 0.0:.2f})"
+        f"entropy fell from {fmean(before):.3g} to {fmean(after):.3g} nats a token, and {judge} "
+        + ("rises no more" if has_gained(chart) else "has not risen")
+        + f" (now {chart.latest(judge) or 0.0:.2f})"
     )
     clips = updates_a_step(stage) > 1 and stage.loss.kind == "grpo" and stage.loss.clip_high < 0.28
     bonus = max(2 * stage.entropy.bonus, 0.001)  # SimpleRL-Zoo's; DAPO's clip where a clip acts at all

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpo.chain import chain
-from grpo.doctor.chart import ENOUGH, Load
+from grpo.doctor.chart import ENOUGH, Load, is_load
 from grpo.doctor.finding import Finding
 from grpo.doctor.rounds import Rounds
 from grpo.lines import Row, walk
@@ -55,7 +55,8 @@ def _with_loads(steps: Iterator[Row], loads: Iterator[Row]) -> Iterator[tuple[Ro
     for row in steps:
         while load is not None and load["step"] < row["step"]:
             load = next(loads, None)
-        yield row, load.get("load") if load is not None and load["step"] == row["step"] else None
+        found = load["load"] if load is not None and load["step"] == row["step"] and is_load(load.get("load")) else None
+        yield row, found
 
 
 def _steps(log: Path) -> Iterator[Row]:

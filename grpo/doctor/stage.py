@@ -65,23 +65,23 @@ def has_gained(chart: Chart, ago: int | None = None) -> bool:
         return _held_out_rose(chart, ago)
     if ago is not None and chart.step - ago - WINDOW + 1 < problems_since(stage, chart.step):
         return True
-    return has_risen(chart, ago)
+    return has_risen(chart, ago, problems_since(stage, chart.step))
 
 
-def has_risen(chart: Chart, ago: int | None = None) -> bool:
+def has_risen(chart: Chart, ago: int | None = None, since: int = 0) -> bool:
     """The same by training alone: of accuracy, or where nothing is measured by it, of the total reward.
 
-    It is compared with the stage's first steps, or with the first ones of the newest source of problems.
+    It is compared with the first steps, of the stage or `since` one of its steps.
     """
     name = f"reward/{accuracy_reward(chart.stage) or 'mean'}"
-    before = chart.first(name, problems_since(chart.stage, chart.step)) if ago is None else chart.recent(name, ago)
+    before = chart.first(name, since) if ago is None else chart.recent(name, ago)
     return rise(values(before), values(chart.recent(name))) > SURE
 
 
 def _held_out_rose(chart: Chart, ago: int | None) -> bool:
-    """Whether held-out accuracy is above what it was by half its interval. Not measured twice, it may have risen."""
+    """Whether held-out accuracy is above what it was by half its interval. Not measured since, it may have risen."""
     measured, high, low = (chart.all(f"evaluation/accuracy{end}") for end in ("", "_high", "_low"))
-    if len(measured) < 2 or not high or not low:
-        return True
     before = 0 if ago is None else max(chart.place("evaluation/accuracy", chart.step - ago + 1) - 1, 0)
+    if before >= len(measured) - 1 or not high or not low:
+        return True
     return measured[-1][1] - measured[before][1] > (high[0][1] - low[0][1]) / 2

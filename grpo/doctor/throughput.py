@@ -21,8 +21,8 @@ as many steps more."""
 MEASURED = 1 / 2
 """Share of evaluation, which is wanted, though hardly more of it than of all training."""
 PUSHED = "check/gap_max"
-"""What is measured where an engine has weights of its own. The transformers engine, which `auto` is where there is no
-vLLM, samples with the policy itself."""
+"""What is measured where an engine has weights of its own. The transformers engine, which `auto` may come to, samples
+with the policy itself."""
 ALL = 0.9
 """Share of sampling, or of learning, which are the work itself: at a tenth, nothing else is worth a change."""
 
@@ -36,7 +36,7 @@ def rollout_bound(chart: Chart) -> Finding | None:
     change: tuple[str, Any] | None = None
     if stage.rollout.max_concurrent < completions_a_step(stage):
         change = "rollout.max_concurrent", min(2 * stage.rollout.max_concurrent, completions_a_step(stage))
-    elif stage.rollout.engine in ("auto", "transformers") and not chart.all(PUSHED):
+    elif stage.rollout.engine in ("auto", "transformers") and not (chart.all(PUSHED) or stage.rollout.speculative):
         change = "rollout.engine", "vllm"
     return finding(chart, "bound by rollout", *found, change) if change else None
 

@@ -35,7 +35,7 @@ def no_signal(chart: Chart) -> Finding | None:
         "no signal",
         first,
         f"{share:.0%} of {groups} groups had equal rewards (at least {least_share(share, groups):.0%}), so that "
-        f"nothing could be learned from them{_accuracy(chart)}",
+        f"nothing could be learned from them{_told_accuracy(chart)}",
         _more_signal(chart.stage, share),
     )
 
@@ -47,7 +47,7 @@ def solved(chart: Chart) -> Finding | None:
         return None
     share, groups, _ = silent
     first = _solved_since(chart, stage)
-    evidence = f"{share:.0%} of {groups} groups had equal rewards{_accuracy(chart)}: further steps teach nothing"
+    evidence = f"{share:.0%} of {groups} groups had equal rewards{_told_accuracy(chart)}: further steps teach nothing"
     return finding(chart, "solved", first, evidence, ("steps", first))
 
 
@@ -101,9 +101,8 @@ def _silent(chart: Chart) -> tuple[float, int, int] | None:
 
 def _is_solved(chart: Chart, ago: int = 0) -> bool:
     """Whether the accuracy of a window is that of solved problems."""
-    name = accuracy_reward(chart.stage)
-    points = chart.recent(f"reward/{name}", ago) if name else []
-    return bool(points) and fmean(values(points)) >= SOLVED
+    accuracy = _accuracy(chart, ago) if accuracy_reward(chart.stage) else None
+    return accuracy is not None and accuracy >= SOLVED
 
 
 def _solved_since(chart: Chart, stage: GrpoStage) -> int:
@@ -119,10 +118,17 @@ def _was_silent(chart: Chart, ago: int, steps: int) -> bool:
     return len(shares) >= ENOUGH and fmean(shares) > SILENT
 
 
-def _accuracy(chart: Chart) -> str:
-    name = accuracy_reward(chart.stage)
-    points = chart.recent(f"reward/{name or 'mean'}")
-    return f"; {name or 'the mean reward'} was {fmean(values(points)):.2f}" if points else ""
+def _accuracy(chart: Chart, ago: int = 0) -> float | None:
+    """The mean of what says what is right, or of the total reward, over the groups whose silence is looked at."""
+    steps = _window(chart.stage) if isinstance(chart.stage, GrpoStage) else WINDOW
+    points = chart.recent(f"reward/{accuracy_reward(chart.stage) or 'mean'}", ago, steps)
+    return fmean(values(points)) if points else None
+
+
+def _told_accuracy(chart: Chart) -> str:
+    accuracy = _accuracy(chart)
+    name = accuracy_reward(chart.stage) or "the mean reward"
+    return "" if accuracy is None else f"; {name} was {accuracy:.2f}"
 
 
 def _more_signal(stage: Any, share: float) -> tuple[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo.doctor.chart import is_load
 from grpo.lines import Place, rows_at, walk
-from grpo.report.run import number
 
 COLUMNS = 160
 """The widest picture; of a longer stage, a column is the sum of several steps."""
@@ -24,7 +24,7 @@ def load_pictures(file: Path) -> dict[str, Any] | None:
     places: dict[int, Place] = {}
     shapes: set[tuple[int, int]] = set()
     for place, row in walk(file):
-        if row is not None and _is_load(row):
+        if row is not None and _is_step(row):
             places[row["step"]] = place
             shapes.add((len(row["load"]), len(row["load"][0])))
     if len(shapes) != 1:  # none, or a log of two models
@@ -64,10 +64,5 @@ def _summed(loads: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
     return [[sum(each) for each in zip(*router, strict=True)] for router in zip(*loads, strict=True)]
 
 
-def _is_load(row: dict[str, Any]) -> bool:
-    """A step with routers that have equally many experts, each with a number of tokens."""
-    load = row.get("load")
-    if not isinstance(row.get("step"), int) or not isinstance(load, list) or not load:
-        return False
-    routers = all(isinstance(router, list) and router and len(router) == len(load[0]) for router in load)
-    return routers and all(number(tokens) is not None for router in load for tokens in router)
+def _is_step(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("step"), int) and is_load(row.get("load"))

@@ -59,7 +59,7 @@ function timeTile(run) {
 function findings(story) {
   const examined = story.findings.filter((one) => one.findings);
   const others = story.findings.filter((one) => !one.findings).map((one) => one.run);
-  const short = examined.filter((one) => !one.enough).map((one) => one.run);
+  const short = examined.filter((one) => !one.enough && !one.findings.length).map((one) => one.run);
   const found = examined.flatMap(({ run, findings: all }) => all.map((one) => finding(one, story.runs.length > 1 ? run : null)));
   return part("findings", "Findings", el("span.soft", {}, found.length ? plural(found.length, "finding") : ""),
     found.length ? found : examined.length === short.length ? null : el("p.fine", {}, `Nothing was found wrong with ${nothingWrong(story, examined, short)}.`),
