@@ -138,10 +138,11 @@ def test_a_policy_that_is_noise_within_five_steps_has_exploded() -> None:
 
 def test_lengths_that_burst_within_five_steps_have_exploded() -> None:
     """19 tokens, and from the sixth step on 60, where the limit is: the mean of the first five is 32."""
-    rounds = Rounds("01-grpo", 0, stage())
+    rounds = Rounds("01-grpo", 0, stage(rewards=[{"name": "accuracy", "weight": 0}, {"name": "r.py:longer"}]))
     for step, length in enumerate([18.8, 19.0, 31.6, 35.9, 56.2, 60, 60, 60, 60, 60.1], 1):
-        rounds.after(step, {"completion/length_mean": length, "reward/accuracy": 0.1})
-    assert [found.name for found in rounds.present] == ["length explosion"]
+        paid = {"reward/longer": length / 40, "reward/mean": length / 40}
+        rounds.after(step, {"completion/length_mean": length, "reward/accuracy": 0.1, **paid})
+    assert [found.change for found in rounds.present] == ["stages.0.rewards.1.weight: 1 -> 0.5"]
 
 
 MIXTURE = {"sources": [{"path": "p.jsonl"}, {"path": "q.jsonl", "label": "later", "first_step": 30}]}

@@ -97,7 +97,8 @@ def _less_pay(chart: Chart, stage: GrpoStage) -> tuple[str, object] | None:
 
 
 def _pays(chart: Chart, reward: str, weight: float, since: int) -> bool:
-    risen = rise(values(chart.first(f"reward/{reward}", since)), values(chart.recent(f"reward/{reward}")))
+    before = values(chart.first(f"reward/{reward}", since))[:EARLY]
+    risen = rise(before, values(chart.recent(f"reward/{reward}")))
     return bool(weight) and (risen if weight > 0 else -risen) > SURE
 
 
