@@ -4,7 +4,8 @@
 
 Both train the model of the recipe's first grpo stage on its problems in the same order, with its prompts, rewards,
 group size, loss, learning rate and seed, one process each, TRL first. TRL samples with transformers' generate, since
-its vLLM stops at the first push of weights on a CPU (`--trl use_vllm=true` shows it); this toolkit as the recipe says.
+its vLLM stops at the first push of weights on a CPU (`--trl use_vllm=true` shows it) and its continuous batching takes
+half as long again there; this toolkit samples as the recipe says.
 `--trl` changes any other setting of TRL's, and its process keeps freed memory, as this toolkit's does.
 
 The clock is a wall clock from the start of the process, imports and the engine's start included; held-out evaluations,
