@@ -14,8 +14,6 @@ class Beginning:
 
     The pass that reads the beginning, alone in its batch, writes them down, and later passes over what comes after it
     are given them. They are not taken from a cache, which may hold something else (latents, expanded before attention).
-
-    Axes: K key heads, C tokens of the beginning, D numbers of a key or value.
     """
 
     def __init__(self) -> None:
@@ -35,8 +33,6 @@ def begun_attention(
     """A row's newest token attends to what all rows begin with, which has no axis of rows, and to what its row holds.
 
     Scores are float32 under autocast too, as the learner's are.
-
-    Axes: B rows, K key heads, G query heads that share one, C tokens of the beginning, L after it, D numbers of a head.
     """
     shared_KCD, shared_value_KCD = beginning
     query_BKGD = query.squeeze(2).unflatten(1, (key.shape[1], -1))

@@ -256,11 +256,9 @@ def test_of_rewards_that_fail_the_worst_is_named_and_the_others_told() -> None:
     assert found.first_step == 3
 
 
-@pytest.mark.parametrize(("engine", "pushed", "found"), [("auto", {}, 1), ("auto", {"check/gap_max": 1e-5}, 0)])
-def test_the_engine_that_sampled_is_known_where_the_recipe_leaves_it_open(
-    engine: str, pushed: dict[str, float], found: int
-) -> None:
-    rounds = Rounds("01-grpo", 0, stage(rollout={"engine": engine, "max_concurrent": 128}))
+@pytest.mark.parametrize(("pushed", "found"), [({}, 1), ({"check/gap_max": 1e-5}, 0)])
+def test_the_engine_that_sampled_is_known_where_the_recipe_leaves_it_open(pushed: dict[str, float], found: int) -> None:
+    rounds = Rounds("01-grpo", 0, stage(rollout={"max_concurrent": 128}))
     for step in range(1, 11):
         rounds.after(step, {"time/rollout": 9.8, "time/learn": 0.2, "grad_norm": 1.0, **pushed})
     assert [one.change for one in rounds.present] == ["stages.0.rollout.engine: auto -> vllm"] * found
