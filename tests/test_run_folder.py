@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_another_recipe_is_refused_with_the_differences(tmp_path: Path) -> None:
     ):
         claim(tmp_path / "demo", recipe(lr=2e-3), fresh=False)
     assert (tmp_path / "demo" / "recipe.yaml").read_text() == dump_recipe(recipe())
+
+
+def staged(*names: str, seed: int = 5) -> Recipe:
+    """A recipe of stages that differ in their names, and each in its learning rate."""
+    stages = [{**recipe(lr=10**-i).stages[0].model_dump(), "name": name} for i, name in enumerate(names, start=1)]
+    return Recipe.model_validate({"name": "demo", "seed": seed, "model": {"path": "m"}, "stages": stages})
+
+
+def refusal(folder: Path, now: Recipe) -> str:
+    with pytest.raises(UserError) as said:
+        claim(folder, now, fresh=False)
+    return str(said.value)
+
+
+def test_of_many_changes_the_names_of_stages_and_a_few_more_are_told(tmp_path: Path) -> None:
+    claim(tmp_path / "demo", staged("warm", "hot"), fresh=False)
+    said = refusal(tmp_path / "demo", staged("warm", "mild", "hot"))
+    assert "changed since: stages.1.name: hot -> mild; stages.2.name: (absent) -> hot; stages.2." in said
+    told = said.partition("changed since: ")[2].partition(". Take")[0].split("; ")
+    assert len(told) == 6
+    assert re.fullmatch(r"and \d+ more", told[-1])
+
+
+def test_the_stage_to_do_again_from_is_named_where_it_helps(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    claim(folder, staged("warm", "hot"), fresh=False)
+    assert refusal(folder, staged("warm", "mild")).endswith("is kept beside it), or --from 02-mild")
+    assert refusal(folder, staged("cold", "hot")).endswith("is kept beside it), or --from 01-cold")
+    assert refusal(folder, staged("warm", "mild", seed=6)).endswith("(the old run is kept beside it)")  # not in a stage
+    assert refusal(folder, staged("warm")).endswith("(the old run is kept beside it)")  # no stage is left to name
+    claim(folder, staged("warm", "mild"), fresh=False, redo_from=2)
 
 
 def test_a_key_that_a_run_does_not_know_yet_is_a_change_only_where_it_is_set(tmp_path: Path) -> None:
