@@ -35,6 +35,7 @@ def accuracy(
     reasoning_gym: Sequence[Mapping[str, Any] | None] | None = None,
     *,
     column: str = "answer",
+    partial: bool = False,
     seconds: Positive = 3.0,
     absolute_tolerance: NonNegative = 0.0,
     relative_tolerance: NonNegative = 0.0,
@@ -43,14 +44,16 @@ def accuracy(
     """1 for a completion whose final answer equals the gold answer in `column`, else 0.
 
     A problem of a reasoning-gym task, with `reasoning_gym` = {"task": name, "entry": entry}, is scored by the task.
-    `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A gold answer
-    that nobody can read is an error of that completion. Every number is noted with the rule that found the answer.
+    Some tasks give a part of 1 for a wrong answer, chain_sum half of it for -4 where 4 is right: with `partial` that
+    counts. `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A gold
+    answer that nobody can read is an error of that completion. Every number is noted with the rule that found the
+    answer.
     """
     golds = columns.get(column, [None] * len(completions))
     tasks = reasoning_gym or [None] * len(completions)
     tolerance = Tolerance(absolute_tolerance, relative_tolerance)
     cases = [
-        _task_case(text, task) if task else _gold_case(text, gold, tolerance)
+        _task_case(text, task, partial) if task else _gold_case(text, gold, tolerance)
         for text, task, gold in zip(completions, tasks, golds, strict=True)
     ]
     return _settled(cases, seconds)
@@ -122,10 +125,10 @@ def _compared(expected: str, answer: Answer, tolerance: Tolerance) -> Verdict | 
     return _Open(equivalent, arguments, answer.rule)
 
 
-def _task_case(completion: str, task: Mapping[str, Any]) -> Verdict | _Open:
+def _task_case(completion: str, task: Mapping[str, Any], partial: bool) -> Verdict | _Open:
     from grpo.rewards.gym import gym_score
 
     answer = free_answer(completion)
     if answer is None:
         return Noted(0.0, "none")
-    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"])), answer.rule)
+    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"]), partial), answer.rule)

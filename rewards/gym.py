@@ -17,8 +17,10 @@ _SUSPICIOUS = re.compile(r"__|\blambda\b|\bimport\b|[.]\s*[^\W\d]|[)\]}'\"]\s*\(
 _CALL = re.compile(r"([^\W\d]\w*)\s*\(")
 
 
-def gym_score(task: str, answer: str, entry: Mapping[str, Any]) -> float:
-    """The task's own score in 0..1. An answer that would run code in a scorer that evaluates it scores 0.
+def gym_score(task: str, answer: str, entry: Mapping[str, Any], partial: bool) -> float:
+    """The task's own score in 0..1, or without `partial` 0 for whatever is below 1.
+
+    An answer that would run code in a scorer that evaluates it scores 0.
 
     Raises ValueError where the entry, which is data, would.
     """
@@ -28,7 +30,8 @@ def gym_score(task: str, answer: str, entry: Mapping[str, Any]) -> float:
     # An entry may leave an integral as it is. A model may not: the derivative of that is always right.
     if evaluates and any(runs_code(text.replace("Integral(", "(")) for text in _evaluated(entry)):
         raise ValueError(f"reasoning_gym: the entry of a problem of {task} would run code in the task's scorer")
-    return float(scorer(answer=answer, entry=dict(entry)))
+    score = float(scorer(answer=answer, entry=dict(entry)))
+    return score if partial or score >= 1 else 0.0
 
 
 def runs_code(answer: str) -> bool:

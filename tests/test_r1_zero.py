@@ -66,6 +66,14 @@ def test_only_a_right_answer_in_form_is_right(completion: str, reward: float) ->
     assert right_in_form(completion, "7") == reward
 
 
+def test_what_the_task_pays_for_a_wrong_sign_does_not_count() -> None:
+    """The scorer of chain_sum gives half for -4 where 4 is right."""
+    right_in_form = load_object(f"{ROOT / 'examples' / 'right_in_form.py'}:right_in_form")
+    problem = {"task": "chain_sum", "entry": {"question": "9 - 5 =", "answer": "4"}}
+    said = [f"<think>9 - 5 = {answer}</think><answer>{answer}</answer>" for answer in (4, -4)]
+    assert [right_in_form(completion, "4", problem) for completion in said] == [1.0, 0.0]
+
+
 def test_sums_that_go_below_zero_ask_and_answer_as_chain_sum_does() -> None:
     """So what is held out of chain_sum is held out of them: the split goes by the question's words."""
     negative = load_object(f"{ROOT / 'examples' / 'negative_sums.py'}:negative_sums")

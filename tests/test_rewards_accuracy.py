@@ -160,7 +160,16 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
         "<think>14",
     ]
     tasks = [{"task": "countdown", "entry": countdown}] * 3 + [{"task": "leg_counting", "entry": leg}] * 2
-    assert accuracy(completions, tasks) == [1.0, 0.05, 0.0, 1.0, 0.0]
+    assert accuracy(completions, tasks) == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert accuracy(completions, tasks, partial=True) == [1.0, 0.05, 0.0, 1.0, 0.0]
+
+
+def test_part_of_a_score_for_a_wrong_answer_counts_only_where_asked_for() -> None:
+    """chain_sum gives len("4") / len("-4") for -4 where 4 is right; 4.0 is 4 to it."""
+    tasks = [{"task": "chain_sum", "entry": {"question": "9 - 5 =", "answer": "4"}}] * 4
+    completions = [f"<answer>{said}</answer>" for said in ("4", "-4", "14", "4.0")]
+    assert accuracy(completions, tasks) == [1.0, 0.0, 0.0, 1.0]
+    assert accuracy(completions, tasks, partial=True) == [1.0, 0.5, 0.5, 1.0]
 
 
 @pytest.mark.parametrize(
