@@ -23,7 +23,10 @@ def recompute_layers(model: nn.Module) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        raise UserError(f"activations: recompute needs layers to compute again, {type(model).__name__} has none: keep")
+        raise UserError(
+            f"activations: recompute needs layers that transformers would checkpoint, {type(model).__name__} has none: "
+            "set activations: keep"
+        )
     for layer in layers:
         layer.forward = partial(_recomputed, layer.forward)  # a partial of a method is copied with its layer
 

@@ -76,6 +76,19 @@ def find(links: Sequence[Link], name: str, where: str) -> Link:
     return next(link for link in links if link.name == found)
 
 
+def span(links: Sequence[Link], redo_from: str | None, until: str | None) -> tuple[int | None, int]:
+    """The numbers of the first stage to do again, if any, and of the last one to do.
+
+    Raises:
+        UserError: there is no such stage, or the last comes before the first.
+    """
+    first = None if redo_from is None else find(links, redo_from, "--from").number
+    last = len(links) if until is None else find(links, until, "--until").number
+    if first is not None and first > last:
+        raise UserError(f"--until {until}: comes before --from {redo_from}; name a later stage")
+    return first, last
+
+
 def problem_sources(value: Any) -> Iterator[ProblemSettings]:
     """Every source of problems in a part of a recipe, however deep; of a mixture each, and not the mixture."""
     if isinstance(value, ProblemSettings):

@@ -115,7 +115,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, as in 1,16, got {text!r}") from None
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -151,7 +154,7 @@ def _guarded(command: Callable[[argparse.Namespace], int | None], options: argpa
         )
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command goes on" if command in (_train, _eval) else "stopped", file=sys.stderr)
         return 1
 
 
@@ -170,10 +173,14 @@ def _train(options: argparse.Namespace) -> None:
     from grpo.recipe_file import load_recipe  # the heavy imports come after the arguments are known to be right
 
     recipe = load_recipe(options.recipe, options.set)
+    if options.fresh and options.redo_from:
+        raise UserError("--fresh starts over altogether; leave it out, or leave out --from")
     if options.dry_run:
+        from grpo.chain import chain, span
         from grpo.estimate import describe
         from grpo.preflight import check_files
 
+        span(chain(recipe), options.redo_from, options.until)
         print(describe(recipe))
         check_files(recipe)
         return
@@ -182,8 +189,6 @@ def _train(options: argparse.Namespace) -> None:
     from grpo.pipeline import run_recipe
 
     disable_progress_bar()  # the display says what is going on
-    if options.fresh and options.redo_from:
-        raise UserError("--fresh starts over altogether; leave it out, or leave out --from")
     run_recipe(recipe, options.fresh, options.redo_from, options.until)
 
 

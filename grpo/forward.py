@@ -23,7 +23,7 @@ from grpo.kernels.layout import Layout
 from grpo.kernels.packed_attention import PACKED
 from grpo.kernels.rows import take
 from grpo.prefix_tree import fold
-from grpo.types import PackedTokens, TokenSequence
+from grpo.types import PackedTokens, TokenSequence, one_line
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 ROUNDED_TOLERANCE = 1e-1
@@ -194,7 +194,7 @@ def _choose_head(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     try:
         worst = (target_logprobs(base, tokens) - own_N).abs().max().item()
     except (AttributeError, TypeError, RuntimeError) as error:
-        worst, reason = float("inf"), " ".join(str(error).split())[:200]
+        worst, reason = float("inf"), one_line(error)
     else:
         reason = f"a log-probability of its own logits is off by {worst:.2g}"
     if worst <= _tolerance(base):
@@ -214,7 +214,7 @@ def _choose_layout(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
                 return []
             reason = f"packed side by side, sequences change each other's log-probabilities by {worst:.2g}"
         except (NotImplementedError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
         base.set_attn_implementation(before)
     return [f"{type(base).__name__}: sequences are padded to the longest, and prompts repeated: {reason}"]
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from grpo.policy import Policy, save_policy
 from grpo.pretrained import plain_generation_config
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 MAGIC = b"GGUF"
 UNREADABLE = (OSError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError, struct.error)
@@ -66,8 +66,7 @@ def _read(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             dtype=torch.float32,
         )
     except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file}: transformers can't read this GGUF file: {reason[:300]}") from None
+        raise UserError(f"{file}: transformers can't read this GGUF file: {one_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{file}: expected a tokenizer with an end token, got none: use another file of the model")
     _split_as_trained(file, tokenizer)

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 LOADING_FAILED = (OSError, HFValidationError, SafetensorError, ImportError, LookupError, RuntimeError, ValueError)
 """What transformers raises for a model that is missing, incomplete or not its own."""
@@ -42,9 +42,8 @@ def said_plainly(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except LOADING_FAILED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         if Path(path).is_dir():
             advice = "give a folder that save_pretrained wrote, with config.json, *.safetensors and tokenizer.json"
         else:
             advice = "check the name and the network, or download the model and give its folder"
-        raise UserError(f"{path}: no usable {what} here: {reason[:300].rstrip('.')}: {advice}") from None
+        raise UserError(f"{path}: no usable {what} here: {one_line(error).rstrip('.')}: {advice}") from None

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, find, problem_sources, reward_models_of
+from grpo.chain import BASE, LEAVE_A_MODEL, Link, bound, chain, evaluated_sets, problem_sources, reward_models_of, span
 from grpo.display import Display, make_display
 from grpo.inputs import check_inputs, data_digest, file_digest, model_digest
 from grpo.metrics import require_trackers, start_trackers
@@ -48,7 +48,7 @@ def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None
     """
     folder = Path(recipe.output) / recipe.name
     links = chain(recipe)
-    first, last = _span(links, redo_from, until)
+    first, last = span(links, redo_from, until)
     check_ahead(recipe, links, folder)
     require_trackers(recipe.trackers)
     accelerator = Accelerator(cpu=meet_on_cpu(), log_with=list(recipe.trackers) or None, project_dir=folder)
@@ -77,15 +77,6 @@ def run_recipe(recipe: Recipe, fresh: bool = False, redo_from: str | None = None
                 display.close()
                 accelerator.end_training()
     return folder
-
-
-def _span(links: Sequence[Link], redo_from: str | None, until: str | None) -> tuple[int | None, int]:
-    """The numbers of the first stage to do again, if any, and of the last one to do."""
-    first = None if redo_from is None else find(links, redo_from, "--from").number
-    last = len(links) if until is None else find(links, until, "--until").number
-    if first is not None and first > last:
-        raise UserError(f"--until {until}: comes before --from {redo_from}; name a later stage")
-    return first, last
 
 
 def _run_stages(

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 
 def load_object(reference: str) -> Any:
@@ -79,5 +79,4 @@ def _file_module(path: Path, reference: str) -> ModuleType:
 
 
 def _failed(reference: str, error: Exception) -> UserError:
-    what = " ".join(str(error).split())
-    return UserError(f"{reference}: importing it raised {type(error).__name__}: {what}: correct that file")
+    return UserError(f"{reference}: importing it raised {type(error).__name__}: {one_line(error)}: correct that file")

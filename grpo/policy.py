@@ -20,7 +20,7 @@ from grpo.model_settings import LoraSettings, ModelSettings
 from grpo.mtp import add_predictor, own_parameters, predictor_of, predictor_prefix
 from grpo.mtp_files import save_model
 from grpo.pretrained import load_model, load_tokenizer
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 ALL_EXPERTS = "experts"
 """What a recipe calls the routed experts among LoRA's targets."""
@@ -85,8 +85,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, task: str = "CAUSAL_LM") 
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {reason[:300]}") from None
+        raise UserError(f"model.lora: {type(model).__name__} can't be adapted: {one_line(error)}") from None
     for parameter in own_parameters(adapted):
         parameter.requires_grad_(True)  # it is one small layer, and a new one must be trained whole
     return adapted

@@ -68,16 +68,26 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
 
 
 def check_files(recipe: Recipe) -> None:
-    """Every file of problems, templates and examples is there.
+    """Every file of problems, templates, examples and a user's functions is there.
 
     Raises:
         UserError: some are not; it names them all.
     """
     sources = list(problem_sources(recipe.stages))
     named = [file for one in sources for file in (one.path, one.template.file, one.template.examples)]
+    scoring = [stage for stage in recipe.stages if isinstance(stage, GrpoStage | RejectionStage | EvaluateStage)]
+    rewards = [reward for stage in scoring for reward in stage.rewards]
+    named += [_own_file(reference) for reference in [one.function for one in sources] + [one.name for one in rewards]]
+    named += [one.options.get("template") for one in rewards if one.name == "judge"]
     missing = [file for file in dict.fromkeys(named) if file is not None and not Path(file).is_file()]
     if missing:
         raise UserError(f"these files are not there: {', '.join(missing)}: make them, or correct their paths")
+
+
+def _own_file(reference: str | None) -> str | None:
+    """The file of `file.py:name`."""
+    stem, colon, _ = (reference or "").partition(".py:")
+    return f"{stem}.py" if colon else None
 
 
 def check_experts(recipe: Recipe) -> None:

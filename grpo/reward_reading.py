@@ -14,7 +14,7 @@ from grpo.preference_settings import Part
 from grpo.problem_settings import TemplateSettings
 from grpo.summary import OPEN, judged_text
 from grpo.templates import Template, make_template, opened, plain_ids
-from grpo.types import Problem, UserError
+from grpo.types import Problem, UserError, one_line
 
 CARD, TEMPLATE_FILE = "reward_model.json", "reward_model.jinja"
 
@@ -98,8 +98,7 @@ def read_card(path: str) -> Card | None:
         template = TemplateSettings.model_validate(content["template"])
         judges, objective = content["judges"], content["objective"]
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"{file}: cannot be read: {what[:200]}: train the reward model again") from None
+        raise UserError(f"{file}: cannot be read: {one_line(error)}: train the reward model again") from None
     if template.file is not None:
         template = template.model_copy(update={"file": str(file.with_name(template.file))})
     return Card(judges, objective, template)

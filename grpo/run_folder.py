@@ -20,7 +20,7 @@ from grpo.chain import chain
 from grpo.files import write_atomic
 from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe, load_recipe
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 ENVIRONMENT, RECIPE, REDONE = "environment.json", "recipe.yaml", "redone"
 OWN = {name for file in (ENVIRONMENT, RECIPE) for name in (file, f".tmp-{file}")}
@@ -126,7 +126,7 @@ def _told(changed: list[str]) -> str:
     """The first few changes, names of stages before the rest: a stage put in between changes every key behind it."""
     lines = sorted(changed, key=lambda line: re.match(r"stages\.\d+\.name: ", line) is None)
     rest = len(lines) - TOLD
-    return "; ".join(lines[:TOLD]) + (f"; and {rest} more" if rest > 0 else "")
+    return "; ".join(one_line(line, 200) for line in lines[:TOLD]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _or_from(changed: list[str], recipe: Recipe) -> str:

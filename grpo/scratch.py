@@ -23,7 +23,7 @@ from grpo.families import FAMILIES, UNKNOWN, Family, write_config_keys
 from grpo.model_settings import InitSettings, ModelSettings, TokenizerSettings
 from grpo.policy import Policy
 from grpo.pretrained import load_config, model_token_ids, plain_generation_config
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 PAD, EOS = "<pad>", "<eos>"
 CHAT_TEMPLATE = (
@@ -157,8 +157,7 @@ def _looks_back_only(model: PreTrainedModel) -> bool:
 
 
 def _wrong(init: InitSettings, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"model.init.config: {init.architecture} can't be built from it: {reason}")
+    return UserError(f"model.init.config: {init.architecture} can't be built from it: {one_line(error)}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from grpo.plugins import load_object
 from grpo.problem_settings import ProblemSettings
 from grpo.tasks.gym import gym_rows
-from grpo.types import Problem, UserError
+from grpo.types import Problem, UserError, one_line
 from grpo.where import matches
 
 Row = tuple[str, Mapping[str, Any]]
@@ -184,9 +184,8 @@ def _hub_rows(name: str, config: str | None, split: str) -> Iterable[Any]:
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())
         raise UserError(
-            f"data set {name}, config {config or 'default'}, split {split}: {what}: "
+            f"data set {name}, config {config or 'default'}, split {split}: {one_line(error)}: "
             "correct the name, or download the data and give it as path"
         ) from None
     return rows
@@ -200,9 +199,8 @@ def _said_plainly(reference: str, params: Mapping[str, Any]) -> Iterator[Any]:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{reference}: raised {type(error).__name__}: {error} at {last.filename}:{last.lineno}: correct it"
-        ) from error
+        said = f"{type(error).__name__}: {one_line(error)} at {last.filename}:{last.lineno}"
+        raise UserError(f"{reference}: raised {said}: correct it") from error
 
 
 def _function_rows(reference: str, params: Mapping[str, Any]) -> Iterable[Any]:

@@ -112,7 +112,9 @@ def _restore(
     missing, unexpected = policy.model.load_state_dict(dict(checkpoint.model), strict=False)
     if unexpected or set(missing) - _frozen(policy.model):
         raise UserError(
-            f"checkpoint of step {checkpoint.step} is of another model: {[*unexpected, *missing][:3]}; --fresh"
+            f"the checkpoint of step {checkpoint.step} is of another model: expected the parameters of "
+            f"{type(policy.model).__name__}, got others ({[*unexpected, *missing][0]}): bring back the model that the "
+            "stage began with, or do the stage again with --from"
         )
     if len(checkpoint.rng) != learner.accelerator.num_processes:
         raise UserError(

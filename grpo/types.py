@@ -25,6 +25,12 @@ class UserError(Exception):
     """
 
 
+def one_line(said: object, longest: int = 300) -> str:
+    """What an exception or a value says as part of a sentence: on one line, and its beginning where that is long."""
+    text = " ".join(str(said).split())
+    return text[:longest] or type(said).__name__
+
+
 class TrainingFailure(Exception):
     """Training cannot go on though the input is right, said in one sentence: where, what happened, what to try."""
 

@@ -45,9 +45,8 @@ def accuracy(
 
     A problem of a reasoning-gym task, with `reasoning_gym` = {"task": name, "entry": entry}, is scored by the task.
     Some tasks give a part of 1 for a wrong answer, chain_sum half of it for -4 where 4 is right: with `partial` that
-    counts. `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A gold
-    answer that nobody can read is an error of that completion. Every number is noted with the rule that found the
-    answer.
+    counts. `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A
+    gold answer that nobody can read is an error of that completion. Every number is noted with the rule that found it.
     """
     golds = columns.get(column, [None] * len(completions))
     tasks = reasoning_gym or [None] * len(completions)

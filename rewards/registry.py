@@ -20,7 +20,7 @@ from grpo.rewards.language import language
 from grpo.rewards.length import length, overlong, repetition
 from grpo.rewards.remote import remote
 from grpo.rewards.reward_model import RewardModel
-from grpo.types import Problem, UserError
+from grpo.types import Problem, UserError, one_line
 from grpo.where import matches
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
@@ -150,9 +150,9 @@ def _instance(settings: RewardSettings, made_from: type) -> tuple[RewardSettings
     except UserError:
         raise
     except Exception as error:
-        what = " ".join(str(error).split())
+        said = one_line(error)
         raise UserError(
-            f"reward {settings.name}: making it raised {type(error).__name__}: {what}: correct it or its options"
+            f"reward {settings.name}: making it raised {type(error).__name__}: {said}: correct it or its options"
         ) from error
     if not callable(made):
         raise UserError(f"reward {settings.name}: its objects cannot be called: define __call__")
@@ -261,7 +261,9 @@ def _check_value(name: str, option: str, value: Any, annotation: Any) -> None:
         TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
-        raise UserError(f"reward {name}: options.{option}: {message}, got {value!r}: correct the recipe") from None
+        raise UserError(
+            f"reward {name}: options.{option}: {message}, got {one_line(repr(value), 80)}: correct the recipe"
+        ) from None
 
 
 def _needs(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from grpo.rewards.pool import WorkerError
 from grpo.rewards.registry import Reward
 from grpo.rewards.verdict import Noted
-from grpo.types import Completion, Group, Problem, Score, ScoredGroup, Status
+from grpo.types import Completion, Group, Problem, Score, ScoredGroup, Status, one_line
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def _failure(error: Exception) -> _Verdict:
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     status: Status = "timeout" if isinstance(error, TimeoutError) else "error"
-    said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
-    return _Verdict(None, status, f"{said}{where}")
+    kind = "" if isinstance(error, WorkerError) else f"{type(error).__name__}: "
+    return _Verdict(None, status, f"{kind}{one_line(error)}{where}")
 
 
 def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:

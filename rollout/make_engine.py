@@ -120,7 +120,10 @@ def probe_of(settings: EngineSettings, policy: Policy, work: Work) -> Probe:
     room = positions(config) or PROMPT_TOKENS + settings.check.tokens
     length = min(PROMPT_TOKENS, room - settings.check.tokens)
     if length < 1:
-        raise UserError(f"check.tokens must leave room for a prompt in {room} positions, got {settings.check.tokens}")
+        raise UserError(
+            f"rollout.check.tokens: expected fewer than the model's {room} positions, since a prompt goes before them, "
+            f"got {settings.check.tokens}: lower it"
+        )
     kind: Literal["exact", "dense", "experts"] = (
         "exact" if exact else "experts" if family_of(config).experts else "dense"
     )

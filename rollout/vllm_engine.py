@@ -18,7 +18,7 @@ from grpo.families import EngineOptions
 from grpo.rollout.adapters import AdapterFiles
 from grpo.rollout.engine import Sampler, SampleRequest, Sampling
 from grpo.rollout.vllm_requests import Reader, Sampled, sampling_arguments, told_routes
-from grpo.types import Completion, UserError
+from grpo.types import Completion, UserError, one_line
 
 
 class VllmEngine:
@@ -144,9 +144,8 @@ def _start_with(arguments: Mapping[str, Any]) -> Any:
     try:
         return vllm.LLM(**arguments, disable_log_stats=True, use_tqdm_on_load=False)
     except (ValueError, RuntimeError, NotImplementedError, KeyError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
-            f"{arguments['model']}: vLLM cannot serve this model here: {reason}: change rollout.vllm, or set "
+            f"{arguments['model']}: vLLM cannot serve this model here: {one_line(error)}: change rollout.vllm, or set "
             "engine: transformers"
         ) from error
 

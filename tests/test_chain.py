@@ -157,6 +157,19 @@ def test_until_stops_and_from_does_again_and_keeps(
     assert train([str(recipe), "--set=stages.1.lr=2e-3"]) == 0  # the new recipe is the folder's now
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_stages_that_there_are_not_are_refused(
+    write_recipe: Callable[..., Path], dry: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_recipe(stages=RUN_STAGES))
+    assert train([recipe, "--until", "warm", *dry]) == 2
+    assert "--until: 'warm' is none of the stages; use 01-cold, 02-sft, 03-sft" in capsys.readouterr().err
+    assert train([recipe, "--from", "03-sft", "--until", "cold", *dry]) == 2
+    assert "--until cold: comes before --from 03-sft" in capsys.readouterr().err
+    assert train([recipe, "--from", "cold", "--fresh", *dry]) == 2
+    assert "--fresh starts over altogether" in capsys.readouterr().err
+
+
 def test_a_stage_whose_data_or_start_has_changed_is_not_reused(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -270,3 +270,10 @@ def test_the_template_that_a_run_trained_with(write_recipe: Callable[..., Path],
 def test_mistakes(given: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(given) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_what_is_no_list_of_numbers_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["eval", "m", "chain_sum", "--k", "1,x"])
+    assert stopped.value.code == 2
+    assert "argument --k: expected whole numbers with commas, as in 1,16, got '1,x'" in capsys.readouterr().err

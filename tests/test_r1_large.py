@@ -73,8 +73,9 @@ def test_a_dry_run_names_every_file_that_is_missing(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     examples = {"path": "/no/problems.jsonl", "template": {"kind": "jinja", "file": "/no/question.jinja"}}
-    assert train([str(write_recipe(problems=examples)), "--dry-run"]) == 2
-    files = "these files are not there: /no/problems.jsonl, /no/question.jinja: make them"
+    own = [{"name": "accuracy"}, {"name": "/no/own.py:reward"}]
+    assert train([str(write_recipe(problems=examples, rewards=own)), "--dry-run"]) == 2
+    files = "these files are not there: /no/problems.jsonl, /no/question.jinja, /no/own.py: make them"
     assert files in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from grpo.loading import LOADING_FAILED
 from grpo.pretrained import load_tokenizer, special_tokens_alone
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
@@ -25,7 +25,7 @@ def local_folder(src: str) -> Path:
     try:
         return Path(snapshot_download(src, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except LOADING_FAILED as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise UserError(f"{src}: can't be fetched: {reason}: check the network, or give a folder") from None
 
 

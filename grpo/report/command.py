@@ -11,7 +11,7 @@ from grpo.report.page import page
 from grpo.report.run import Run, read_run
 from grpo.report.samples import MOST, pack_samples
 from grpo.report.story import Examined, story
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 REPORT = "report.html"
 
@@ -49,7 +49,7 @@ def leave_report(folder: Path) -> str:
     try:
         write_report([read_run(folder)], folder / REPORT)
     except Exception as error:  # whatever is wrong with a page, it is not to cost the run, nor to hide how that ended
-        return f"{REPORT} could not be written: {type(error).__name__}: {error}"
+        return f"{REPORT} could not be written: {type(error).__name__}: {one_line(error)}"
     return f"report: {folder / REPORT}"
 
 

@@ -119,7 +119,7 @@ def _label(problem: Problem, column: str) -> float:
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
         raise UserError(
             f"stage reward_model: problem {problem.prompt[:60]!r}: expected a label from 0 to 1, or true or false, in "
-            f"column {column!r}, got {value!r}: name the right column"
+            f"column {column!r}, got {str(value)[:60]!r}: name the right column"
         )
     return float(value)
 
