@@ -9,6 +9,7 @@ from grpo.engine_settings import EngineSettings
 from grpo.evaluate_stage import EvaluateStage
 from grpo.families import family_of
 from grpo.grpo_stage import GrpoStage
+from grpo.leaks import check_leaks
 from grpo.model_settings import ModelSettings
 from grpo.mtp import LAYERS_KEY
 from grpo.mtp_files import stored_parts
@@ -65,6 +66,7 @@ def check_ahead(recipe: Recipe, links: Sequence[Link], folder: Path) -> None:
             judges = [other.name for other in before if other.stage.kind in LEAVE_A_JUDGE]
             check_models(stage.rewards, list(dict.fromkeys([*judges, *link.judges])))
             _check_engine(stage.rollout if isinstance(stage, GrpoStage) else stage, recipe.model)
+    check_leaks(links, recipe.seed)
 
 
 def check_files(recipe: Recipe) -> None:

@@ -43,7 +43,7 @@ FLOORS = [
     {"grpo.stages", "grpo.stages.*"},
     {
         "grpo.preflight", "grpo.reward_test", "grpo.pipeline", "grpo.engine_estimate", "grpo.estimate", "grpo.cli",
-        "grpo.plan",
+        "grpo.plan", "grpo.leaks",
         "grpo.benchmarks", "grpo.eval_command", "grpo.report", "grpo.report.*",
     },
 ]  # fmt: skip
