@@ -74,8 +74,17 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default spelled out; loading it gives an equal recipe."""
-    content = recipe.model_dump(exclude_none=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain(value: Any) -> Any:
+    """Settings as YAML has them. A key that is None is left out only where leaving it out means the same."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {name: _plain(part) for name, part in value if part is not None or fields[name].default is not None}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def differences(before: str, after: str) -> list[str]:

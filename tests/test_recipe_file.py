@@ -264,6 +264,20 @@ def test_a_null_in_a_model_s_config_is_kept(tmp_path: Path) -> None:
     assert yaml.safe_load(dump_recipe(recipe))["model"]["init"]["config"] == {"q_lora_rank": None}
 
 
+def test_a_null_that_switches_something_off_is_kept_and_is_a_difference(tmp_path: Path) -> None:
+    """What an option is without being said may be more than nothing: data is decontaminated unless it says null."""
+    rejection = "{kind: rejection, samples: 2, max_new_tokens: 8, keep_if: {accuracy: 1}"
+    off = load(tmp_path, f"stages=[{rejection}, decontaminate: null, near_duplicates: null}}]")
+    text = dump_recipe(off)
+    assert yaml.safe_load(text)["stages"][0]["decontaminate"] is None
+    assert load(tmp_path, text=text) == off
+    usual = dump_recipe(load(tmp_path, f"stages=[{rejection}}}]"))
+    assert {line.partition(":")[0].split(".")[2] for line in differences(text, usual)} == {
+        "decontaminate",
+        "near_duplicates",
+    }
+
+
 def test_differences_name_every_changed_key() -> None:
     before = "a: 1\nb: {c: [1, 2], d: x}\ne: {}\n"
     after = "a: 1\nb: {c: [1, 3], d: x}\nf: null\n"
