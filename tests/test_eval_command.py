@@ -226,6 +226,25 @@ def test_a_model_is_measured_and_its_figures_can_be_made_again(
     assert "--fresh" in capsys.readouterr().err
 
 
+def test_a_problem_too_long_for_one_template_is_asked_with_none(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt is a token a byte here; DeepSeek-R1-Zero's text around a question has more than 400 of them."""
+    rows = [{"prompt": "1+1" + " " * spaces + "=", "answer": "2"} for spaces in (0, 400, 1)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["eval", str(model), str(tmp_path / "sums.jsonl"), "--samples=0", "--max-new-tokens=4", "--limit=3"]
+    command += ["--engine=transformers", "--template=r1_zero", "--native", f"--out={tmp_path}"]
+    assert main([*command, "--max-prompt-tokens=700"]) == 0
+    assert "1 problems fit in max_prompt_tokens with one template" in capsys.readouterr().out
+    (file,) = tmp_path.glob("*/01-evaluate/samples.jsonl")
+    asked = [(row["template"], row["problem_id"]) for row in map(json.loads, file.read_text().splitlines())]
+    assert len(asked) == 4
+    ids = [[problem for template, problem in asked if template == one] for one in ("training", "native")]
+    assert ids[0] == ids[1]
+    assert main([*command, "--max-prompt-tokens=300", "--fresh"]) == 2
+    assert "300" in capsys.readouterr().err
+
+
 def test_killed_and_run_again_it_goes_on(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; from grpo.cli import main; sys.exit(main(sys.argv[1:]))"]
     settings = ("--template=plain", "--max-new-tokens=16", "--max-concurrent=1", "--limit=3")

@@ -1,11 +1,14 @@
 """Evaluation of the models so far on the same problems: greedy accuracy, pass@k and cons@k, with 95 % intervals."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
+from grpo.data import load_problems
 from grpo.evaluate_stage import EvaluateStage
 from grpo.evaluation import is_right
 from grpo.evaluation_table import tables
@@ -14,6 +17,7 @@ from grpo.forward import prepare_packing
 from grpo.held_out import chosen_problems
 from grpo.metrics import Clock, RunLog, completion_row, json_line
 from grpo.policy import Policy, load_policy
+from grpo.pretrained import load_tokenizer
 from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.recorded import INTERVALS, Figures, Wanted, figures_of, from_row
 from grpo.reward_settings import RewardSettings
@@ -27,7 +31,7 @@ from grpo.rollout.weights import WeightPush
 from grpo.run import StageRun
 from grpo.task import Task, ask, judge, load_judges, load_task
 from grpo.templates import opened
-from grpo.types import Problem, ScoredGroup
+from grpo.types import Problem, ScoredGroup, UserError
 
 Row = dict[str, Any]
 
@@ -44,11 +48,12 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
     templates: list[str] = [*stage.templates]
     asked = [(name, template) for name in models for template in templates]
     judges = load_judges(stage.rewards, run)
+    fitting = fitting_problems(stage, run, models.values())
     run.display.stage(run.number, run.folder.name, stage.kind, len(asked))
     for name, path in models.items():
         steps = {template: asked.index((name, template)) + 1 for template in templates}
         if any(key_of(name, template) not in rows for template in templates):
-            for template, figures, samples in evaluate(stage, run, _Asked(name, path, steps), judges, rows):
+            for template, figures, samples in evaluate(stage, run, _Asked(name, path, steps, fitting), judges, rows):
                 rows[key_of(name, template)] = figures
                 log.write(steps[template], figures, samples, model=name, template=template)
                 _write_progress(run, rows, log)
@@ -80,18 +85,53 @@ def key_of(model: str, template: str) -> str:
 
 
 class _Asked(NamedTuple):
-    """A model that is evaluated, and under which step it is logged with each template."""
+    """A model that is evaluated, under which step it is logged with each template, and the ids of what it is asked."""
 
     name: str
     path: str
     steps: Mapping[str, int]
+    fitting: Set[str]
+
+
+def fitting_problems(stage: EvaluateStage, run: StageRun, paths: Iterable[str]) -> Set[str]:
+    """The ids of the problems whose prompts fit with every tokenizer and template: all figures are of the same ones.
+
+    Raises:
+        UserError: there are none.
+    """
+    tokenizers = [load_tokenizer(path, run.model.trust_remote_code) for path in dict.fromkeys(paths)]
+    different = {(repr(type(one)), str(one.chat_template), _vocabulary(one)): one for one in tokenizers}
+    loaded = [
+        load_problems(problems_in(stage.problems, template), tokenizer, run.seed)
+        for tokenizer in different.values()
+        for template in stage.templates
+    ]
+    fitting = [{problem.id for problem in (*one.train, *one.held_out)} for one in loaded]
+    common = set.intersection(*fitting)
+    if not common:
+        raise UserError(
+            f"{run.folder.name}: expected problems whose prompts fit with every template and tokenizer, got none: "
+            "raise max_prompt_tokens"
+        )
+    if left := len(set.union(*fitting)) - len(common):
+        run.display.note(
+            f"{run.folder.name}: {left} problems fit in max_prompt_tokens with one template or tokenizer and not with "
+            "another: they are left out of all figures"
+        )
+    return common
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What turns text into tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else tokenizer.name_or_path
 
 
 def evaluate(
     stage: EvaluateStage, run: StageRun, asked: _Asked, judges: tuple[Reward, ...], known: Mapping[str, Figures]
 ) -> Iterator[tuple[str, Figures, list[Row]]]:
     """The figures of one model with each template that is not `known`, and its completions, rows of `samples.jsonl`."""
-    name, path, steps = asked
+    name, path, steps, fitting = asked
     policy = load_policy(run.model.model_copy(update={"lora": None}), path)
     policy.model.to(run.accelerator.device)
     prepare_packing(policy.model, policy.tokenizer)  # its notes are about training
@@ -99,7 +139,11 @@ def evaluate(
         template: load_task(problems_in(stage.problems, template), judges, policy.tokenizer, run)
         for template in stage.templates
     }
-    prompts = [ids for task in tasks.values() for ids in _prompts(task, stage)]
+    chosen = {
+        template: [problem for problem in chosen_problems(task, stage.part) if problem.id in fitting][: stage.limit]
+        for template, task in tasks.items()
+    }
+    prompts = [tasks[template].problems.prompt_ids[problem.id] for template in tasks for problem in chosen[template]]
     work = Work(prompts, stage.max_new_tokens, 1.0, stage.precision, run.folder, run.model.trust_remote_code)
     engine = make_engine(stage, policy, work)
     WeightPush(engine, probe_of(stage, policy, work))(policy.model, min(steps.values()))
@@ -109,7 +153,7 @@ def evaluate(
         clock = Clock()
         with clock("evaluate"):
             labels = {"step": steps[template], "model": name, "template": template}
-            rows = _Asking(stage, run, policy, engine, task, labels).all_rows()
+            rows = _Asking(stage, run, policy, engine, task, chosen[template], labels).all_rows()
         answers = [from_row(row, stage.accuracy) for row in rows]
         yield template, figures_of(answers, wanted(stage)) | clock.figures(), rows
     engine.close()
@@ -142,11 +186,6 @@ def preferences(rewards: Sequence[RewardSettings]) -> list[str]:
     return [reward.shown_as for reward in rewards if reward.name in PREFERENCES]
 
 
-def _prompts(task: Task, stage: EvaluateStage) -> list[tuple[int, ...]]:
-    problems = chosen_problems(task, stage.part)[: stage.limit]
-    return [task.problems.prompt_ids[problem.id] for problem in problems]
-
-
 # --- a few problems at a time, so that a crash costs little -----------------------------------------------------------
 
 
@@ -159,11 +198,12 @@ class _Asking:
     policy: Policy
     engine: Engine
     task: Task
+    problems: Sequence[Problem]
     labels: Mapping[str, Any]
 
     def all_rows(self) -> list[Row]:
         """Every completion, greedy ones first; those of an interrupted run are taken as they are."""
-        problems = chosen_problems(self.task, self.stage.part)[: self.stage.limit]
+        problems = self.problems
         each = self.stage.samples + self.stage.greedy
         rows = _whole(_partial(self.run, self.labels["step"]), problems, each)
         self.run.accelerator.wait_for_everyone()  # every process has read it before more is written
