@@ -37,6 +37,8 @@ class RewardModelStage(TrainingSettings):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         one_of(self, "steps", "epochs")
+        if any((source.weight, source.first_step) != (1, 1) for source in self.problems.sources or ()):
+            raise ValueError("reads every source whole: leave weight and first_step out")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ class SftStage(TrainingSettings):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         one_of(self, "steps", "epochs")
+        if self.epochs is not None and len(self.problems.each) > 1:
+            raise ValueError("epochs needs one source of problems, since several are drawn by their weights: say steps")
         return self
 
     @model_validator(mode="after")

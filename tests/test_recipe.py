@@ -11,6 +11,7 @@ from grpo.problem_settings import ProblemSettings, TemplateSettings
 from grpo.recipe import Stage
 from grpo.rejection_settings import LayoutSettings
 from grpo.rejection_stage import MixSettings, RejectionStage
+from grpo.reward_model_stage import RewardModelStage
 from grpo.reward_settings import Gate
 from grpo.settings import Settings
 from grpo.sft_stage import SftStage
@@ -27,6 +28,11 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (ModelSettings, {}, "exactly one of path, init, got none"),
     (ModelSettings, {"path": "m", "init": {"architecture": "llama"}}, "got path, init"),
     (TokenizerSettings, {"kind": "bpe", "corpus": "c.txt"}, "needs corpus and vocab_size"),
+    (
+        RewardModelStage,
+        {"kind": "reward_model", "lr": 1e-3, "steps": 1, "problems": [PROBLEMS, {"path": "q", "weight": 2.0}]},
+        "leave weight and first_step out",
+    ),
     (TokenizerSettings, {"vocab_size": 300}, "needs corpus and vocab_size"),
     (TemplateSettings, {"kind": "jinja"}, "needs file for kind jinja"),
     (TemplateSettings, {"file": "t.jinja"}, "needs file for kind jinja"),
@@ -58,6 +64,11 @@ WRONG: list[tuple[type[Settings], dict[str, Any], str]] = [
     (SftStage, {**SFT, "lr_floor": 0.1}, "lr_floor belongs to a linear or cosine lr_schedule"),
     (SftStage, {**SFT, "epochs": 1}, "exactly one of steps, epochs, got steps, epochs"),
     (SftStage, {**SFT, "steps": None}, "exactly one of steps, epochs, got none"),
+    (
+        SftStage,
+        {**SFT, "steps": None, "epochs": 1, "problems": [PROBLEMS, {"path": "q"}]},
+        "epochs needs one source of problems",
+    ),
     (GrpoStage, {**GRPO, "prompts_per_step": 6, "minibatches_per_step": 4}, "a minibatch holds whole groups"),
     (GrpoStage, {**GRPO, "evaluation": {"accuracy": "right"}}, "evaluation.accuracy must name one of the rewards"),
     (GrpoStage, {**GRPO, "dynamic_sampling": {"reward": "right"}}, "dynamic_sampling.reward must name one of"),
