@@ -154,8 +154,14 @@ def _guarded(command: Callable[[argparse.Namespace], int | None], options: argpa
         )
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on" if command in (_train, _eval) else "stopped", file=sys.stderr)
+        print(f"stopped{_how_to_go_on(options)}" if command in (_train, _eval) else "stopped", file=sys.stderr)
         return 1
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """--from and --fresh set aside what is there, and are not to be said again."""
+    once = [flag for flag, name in (("--from", "redo_from"), ("--fresh", "fresh")) if getattr(options, name, None)]
+    return f"; the same command{f' without {once[0]}' if once else ''} goes on"
 
 
 def _torchvision_is_broken() -> bool:

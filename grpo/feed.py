@@ -87,6 +87,15 @@ def check_feed(feed: Feed, settings: ProblemSettings, count: int) -> None:
         check_enough(source.problems, ceil(count * source.weight / sum(others)), own, where)
 
 
+def unreached(feed: Feed, steps: int) -> list[str]:
+    """What a user should know of sources that begin after the last of a stage's steps, a sentence each."""
+    return [
+        f"problems of source {one.name} begin at step {one.first_step} and the stage ends with {steps}: none is asked"
+        for one in feed.sources
+        if one.first_step > steps
+    ]
+
+
 def take(feed: Feed, state: FeedState, step: int, count: int) -> tuple[list[Problem], FeedChange]:
     """The `count` problems that come next at a step, and what drawing them changes.
 

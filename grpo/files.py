@@ -80,7 +80,7 @@ def full_disk_is_an_answer(path: Path) -> Iterator[None]:
             raise
         raise DiskFull(
             f"{path}: could not be written: {reason} ({_free_mb(path):,.0f} MB free); what was complete before is "
-            "kept: make room and run the same command again"
+            "kept: make room and run the same command again, without --from and --fresh"
         ) from error
 
 

@@ -120,7 +120,8 @@ class GrpoStage(TrainingSettings):
     @property
     def longest_completion(self) -> int:
         """The longest completion of the whole stage, in tokens, at every step the same."""
-        lengths = [self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in self.length_schedule)]
+        reached = [entry for entry in self.length_schedule if entry.step <= self.steps]
+        lengths = [self.rollout.max_new_tokens, *(entry.max_new_tokens for entry in reached)]
         return self._longest or max(lengths)
 
     @model_validator(mode="after")

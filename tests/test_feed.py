@@ -17,6 +17,7 @@ from grpo.feed import (
     curriculum_figures,
     make_feed,
     take,
+    unreached,
 )
 from grpo.problem_settings import ProblemSettings
 from grpo.types import Problem, UserError
@@ -33,6 +34,12 @@ def steps(feed: Feed, count: int, until: int, state: FeedState) -> list[list[Pro
         state = after(state, change, feed.curriculum)
         drawn.append(taken)
     return drawn
+
+
+def test_a_source_that_begins_after_the_last_step_is_told() -> None:
+    sources = tuple(Source(name, problems(name, 1), first_step=step) for name, step in (("a", 1), ("b", 5), ("c", 6)))
+    said = "problems of source c begin at step 6 and the stage ends with 5: none is asked"
+    assert unreached(Feed(sources, seed=0), steps=5) == [said]
 
 
 def test_one_source_comes_in_the_order_of_its_epochs() -> None:

@@ -127,16 +127,23 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
     assert figures["source/sums/length_mean"] == 2.0
 
 
-def test_a_run_with_two_sources(write_recipe: Callable[..., Path]) -> None:
+def test_a_run_with_two_sources_and_one_that_it_ends_before(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     sums = {"function": "grpo.tasks.arithmetic:sums", "params": {"size": 60, "terms": 2, "max_value": 20}}
     both = [{**sums, "label": "here"}, {**sums, "label": "there", "weight": 3.0, "params": {"size": 40, "terms": 3}}]
+    both += [{**sums, "label": "late", "first_step": 3}]
     recipe = write_recipe(problems={"template": {"kind": "plain"}, "sources": both})
     schedules = (
         "1.length_schedule=[{step: 2, max_new_tokens: 30}]",
-        "1.temperature_schedule=[{step: 2, temperature: 1.5}]",
+        "1.temperature_schedule=[{step: 2, temperature: 1.5}, {step: 4, temperature: 1.6}]",
     )
     small = ("0.steps=1", "1.steps=2", "1.curriculum={}", *schedules)
     assert train([str(recipe), *(f"--set=stages.{override}" for override in small)]) == 0
+    said = capsys.readouterr().out
+    assert "01-sft: problems of source late begin at step 3 and the stage ends with 1: none is asked" in said
+    assert "02-grpo: problems of source late begin at step 3 and the stage ends with 2: none is asked" in said
+    assert "02-grpo: temperature_schedule: the entry of step 4 is never reached, as the stage ends with step 2" in said
     folder = recipe.parent / "runs" / "tiny" / "02-grpo"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["source/there/groups"] for row in rows if "loss" in row] == [0.75, 0.75]

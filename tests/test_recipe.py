@@ -148,10 +148,16 @@ def test_a_reward_of_a_file_counts_as_accuracy_by_its_function_s_name() -> None:
 
 
 def test_the_longest_completion_of_a_stage_is_the_same_at_every_step() -> None:
-    """Dr. GRPO divides by it."""
+    """Dr. GRPO divides by it. A step that the stage does not reach makes none longer."""
     lengths = [{"step": 10, "max_new_tokens": 256}, {"step": 20, "max_new_tokens": 2048}]
-    for schedule, longest in ((lengths[:1], 1024), (lengths, 2048)):
-        stage = GrpoStage.model_validate(GRPO | {"rollout": {"max_new_tokens": 1024}, "length_schedule": schedule})
+    for schedule, steps, longest in (
+        (lengths[:1], 99, 1024),
+        (lengths, 99, 2048),
+        (lengths, 20, 2048),
+        (lengths, 19, 1024),
+    ):
+        said = {"steps": steps, "rollout": {"max_new_tokens": 1024}, "length_schedule": schedule}
+        stage = GrpoStage.model_validate(GRPO | said)
         assert [stage.at(step).longest_completion for step in (1, 9, 10, 20, 99)] == [longest] * 5
         assert stage.at(10).at(10).rollout.max_new_tokens == 256
         assert stage.at(10).longest_completion == longest

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from grpo.batch import Trajectory, micro_batches
 from grpo.correction import correction_of
+from grpo.curriculum_settings import unreached_entries
 from grpo.experience import has_entropy_bonus
 from grpo.experts.load import balance_of
-from grpo.feed import check_feed, make_feed
+from grpo.feed import check_feed, make_feed, unreached
 from grpo.forward import packs
 from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
@@ -100,6 +101,9 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
     check_feed(feed, stage.problems, stage.prompts_per_step)
+    schedules = {"length_schedule": stage.length_schedule, "temperature_schedule": stage.temperature_schedule}
+    for note in (*unreached(feed, stage.steps), *unreached_entries(schedules, stage.steps)):
+        run.display.note(f"{run.folder.name}: {note}")
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
     mtp = mtp_settings(policy.model, stage.mtp, RlMtpSettings())
     learner = Learner(policy.model, stage, stage.steps, run.accelerator)

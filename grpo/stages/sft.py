@@ -11,7 +11,7 @@ from grpo.distillation import Distillation, load_teacher
 from grpo.experts.health import step_load
 from grpo.experts.load import balance_of
 from grpo.families import positions
-from grpo.feed import after, check_feed, make_feed, take
+from grpo.feed import after, check_feed, make_feed, take, unreached
 from grpo.forward import packs
 from grpo.learner import Learner, train_step
 from grpo.metrics import Clock, peak_memory_mb
@@ -39,6 +39,8 @@ def run(stage: SftStage, run: StageRun) -> None:
     check_feed(feed, stage.problems, stage.examples_per_step)
     examples = encode(problems.train, stage, policy.tokenizer, positions(policy.model.config))
     steps = stage.steps or -(-len(examples) * (stage.epochs or 0) // stage.examples_per_step)
+    for note in unreached(feed, steps):
+        run.display.note(f"{run.folder.name}: {note}")
     teacher = None if stage.teacher is None else _teacher(stage.teacher, policy, run)
     mtp = mtp_settings(policy.model, stage.mtp, MtpSettings() if teacher is None else UNMOVED)
     learner = Learner(policy.model, stage, steps, run.accelerator, dropout=True)
