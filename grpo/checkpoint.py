@@ -141,8 +141,8 @@ def lower_is_better(figure: str) -> bool:
 
     What a reward or a source is called says nothing of it, as in `evaluation/source/time_intervals/accuracy`.
     """
-    own = re.sub(r"^(evaluation/)?(source/[^/]+/)?", "", figure)
-    return not own.startswith("reward/") and not LOWER_IS_BETTER.isdisjoint(re.split("[/_]", own))
+    own = re.sub(r"^evaluation/(source/[^/]+/)?", "", figure)
+    return not own.startswith(("reward/", "source/")) and not LOWER_IS_BETTER.isdisjoint(re.split("[/_]", own))
 
 
 def rng_state() -> dict[str, Any]:

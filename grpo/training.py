@@ -24,10 +24,12 @@ from grpo.doctor.reader import catch_up
 from grpo.doctor.rounds import Rounds
 from grpo.feed import FeedState
 from grpo.forward import prepare_packing
+from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner
 from grpo.metrics import RunLog
 from grpo.policy import Policy, Reference, load_policy, save_policy
 from grpo.run import StageRun
+from grpo.training_settings import TrainingSettings
 from grpo.types import EngineLost, UserError
 
 
@@ -172,10 +174,24 @@ def tell(training: Training, figures: Mapping[str, float]) -> None:
     progress.untold = None
     progress.measured |= figures
     progress.figures |= progress.measured
+    settings = training.learner.settings
+    if not progress.measured.get("no_signal"):
+        require_figure(settings.keep_best, progress.figures.keys() | later_figures(settings))
     load_LE = None if untold.load is None else torch.tensor(untold.load)
     training.log.write(progress.step, progress.measured, untold.samples, load_LE)
     training.run.display.step(progress.step, progress.measured, untold.samples[0] if untold.samples else None)
     training.run.display.findings(training.rounds.after(progress.step, progress.measured, untold.load))
+
+
+def later_figures(settings: TrainingSettings) -> set[str]:
+    """The figures of sources and rewards that may not begin before later steps of a stage."""
+    if not isinstance(settings, GrpoStage):
+        return set()
+    rewards = ["mean", "std", *(reward.shown_as for reward in settings.rewards)]
+    of_source = ["groups", "length_mean", *rewards]
+    return {f"reward/{name}" for name in rewards} | {
+        f"source/{source}/{name}" for source in settings.problems.names for name in of_source
+    }
 
 
 def measured_before(training: Training, figures: Mapping[str, float]) -> None:
@@ -220,7 +236,6 @@ def saved_if_lost(training: Training) -> Iterator[None]:
 def save(training: Training) -> None:
     """Write a checkpoint of this very moment and drop those that retention does not ask for."""
     settings, accelerator = training.learner.settings, training.learner.accelerator
-    require_figure(settings.keep_best, training.progress.figures | training.progress.measured)
     rng: list[Any] = [rng_state()] if accelerator.num_processes == 1 else gather_object([rng_state()])
     if accelerator.is_main_process:
         progress = training.progress

@@ -184,7 +184,8 @@ def test_which_way_is_better():
     lower = ("evaluation/brier", "evaluation/calibration_error", "evaluation/unscorable", "evaluation/source/a/loss")
     assert [lower_is_better(name) for name in lower] == [True] * 4
     called = ("evaluation/source/time_intervals/accuracy", "source/zero_shot/accuracy", "evaluation/reward/run_time")
-    assert [lower_is_better(name) for name in called] == [False] * 3
+    called += ("source/sums/time_bonus", "source/loss/mean")  # rewards of a source
+    assert [lower_is_better(name) for name in called] == [False] * 5
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones():

@@ -127,6 +127,16 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
     assert figures["source/sums/length_mean"] == 2.0
 
 
+def test_the_best_may_be_chosen_by_a_source_that_begins_later(write_recipe: Callable[..., Path]) -> None:
+    sums = {"function": "grpo.tasks.arithmetic:sums", "params": {"size": 60, "terms": 2, "max_value": 20}}
+    sources = [{**sums, "label": "here"}, {**sums, "label": "late", "first_step": 3}]
+    recipe = write_recipe(problems={"template": {"kind": "plain"}, "sources": sources})
+    small = ("0.steps=1", "1.steps=5", "1.checkpoint_every=1", "1.keep_last=1", "1.keep_best=source/late/accuracy")
+    assert train([str(recipe), *(f"--set=stages.{override}" for override in small)]) == 0
+    kept = (recipe.parent / "runs" / "tiny" / "02-grpo" / "checkpoints").iterdir()
+    assert sorted(path.name for path in kept) == ["step-000003", "step-000005"]  # all are 0: the first of equal ones
+
+
 def test_a_run_with_two_sources_and_one_that_it_ends_before(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
