@@ -25,7 +25,7 @@ from grpo.report.overview import overview
 from grpo.report.page import embedded, page
 from grpo.report.run import read_run
 from grpo.report.samples import MOST_BYTES, pack_samples, spread
-from grpo.report.series import Series, mean_of, series, thinned
+from grpo.report.series import Series, mean_of, series, stacked, thinned
 from grpo.report.story import Examined, story
 from grpo.report.tables import evaluation_table, reasons
 
@@ -119,6 +119,17 @@ def test_one_run_has_the_interval_of_its_figure() -> None:
     assert series("a", [rows[:1]], "a") == Series("a", [4], [0.5], [0.4], [0.7])
     assert series("a", [rows], "a") == Series("a", [4, 8], [0.5, 0.6])
     assert series("b", [rows], "b") is None
+
+
+def test_what_is_stacked_has_one_grid_whatever_was_measured_when() -> None:
+    """2,000 steps are drawn as 1,000 pairs; every fourth step has an evaluation of 8 seconds beside a rollout of 2."""
+    rows = [{"step": n, "time/rollout": 2.0} | ({"time/evaluate": 8.0} if n % 4 == 0 else {}) for n in range(1, 2001)]
+    names = {"rollout": "time/rollout", "evaluate": "time/evaluate", "check": "time/check"}
+    rollout, evaluate = stacked(names, [rows, rows[:4]])
+    assert (rollout.label, evaluate.label) == ("rollout", "evaluate")
+    assert rollout.steps == evaluate.steps == list(range(2, 2001, 2))
+    assert rollout.values == [2.0] * 1000
+    assert evaluate.values == [0.0, 4.0] * 500
 
 
 def test_long_curves_are_means_of_neighbours_that_keep_their_extremes() -> None:

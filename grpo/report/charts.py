@@ -8,7 +8,7 @@ from grpo.lines import Row
 from grpo.metrics import PHASES
 from grpo.report.comparison import Group
 from grpo.report.run import Stage, number, phase_seconds
-from grpo.report.series import Series, series, short
+from grpo.report.series import Series, series, short, stacked
 from grpo.watch import TOTAL
 
 Unit = Literal["number", "share", "seconds"]
@@ -123,12 +123,11 @@ def time_chart(groups: Groups) -> list[dict[str, Any]]:
     """Of every group, the seconds of a step by phase, one upon the other."""
     charts = []
     for label, runs in groups.items():
-        lines = [line for phase in PHASES if (line := series(phase, runs, f"time/{phase}")) is not None]
+        lines = stacked({phase: f"time/{phase}" for phase in PHASES}, runs)
         if lines:
             spec = Spec("Where a step's time goes", {}, "Seconds of each phase, stacked.", "seconds", main=True)
             title = spec.title if len(groups) == 1 else f"{spec.title}: {label}"
-            without_bands = [Series(line.label, line.steps, line.values) for line in lines]
-            charts += [chart | {"stacked": True} for chart in _chart(spec, title, without_bands)]
+            charts += [chart | {"stacked": True} for chart in _chart(spec, title, lines)]
     return charts
 
 

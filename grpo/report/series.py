@@ -47,6 +47,24 @@ def series(label: str, runs: Sequence[Sequence[Row]], name: str) -> Series | Non
     return thinned(mean_of(label, measured))
 
 
+def stacked(names: Mapping[str, str], runs: Sequence[Sequence[Row]]) -> list[Series]:
+    """Figures, by label, as lines that can be put one upon the other: at the same steps, 0 where one was not measured.
+
+    A value is the mean over the runs that have the step.
+    """
+    measured = {label: [points(rows, name) for rows in runs] for label, name in names.items()}
+    measured = {label: each for label, each in measured.items() if any(each)}
+    steps_of = [{step for each in measured.values() for step in each[run]} for run in range(len(runs))]
+    steps = sorted(set().union(*steps_of))
+    lines = []
+    for label, each in measured.items():
+        of_run = list(zip(each, steps_of, strict=True))
+        values = [fmean(one.get(step, 0.0) for one, own in of_run if step in own) for step in steps]
+        line = thinned(Series(label, steps, values))
+        lines.append(Series(label, line.steps, line.values))
+    return lines
+
+
 def mean_of(label: str, measured: Sequence[Points]) -> Series:
     """The mean over runs at every step that one of them has, from the lowest to the highest.
 
