@@ -6,7 +6,8 @@ import math
 import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,20 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(_unhex(state["torch"]))
     for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(_unhex(cuda_state), device)
+
+
+@contextmanager
+def seeded(*place: int) -> Iterator[None]:
+    """Have every random generator of this process begin as `place` says; afterwards they are as they were before."""
+    before = rng_state()
+    seed = int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:4], "big")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore_rng(before)
 
 
 def _best(paths: Sequence[Path], figure: str) -> set[Path]:

@@ -26,7 +26,7 @@ def greedy(
     """Answer every problem once, taking the likeliest token each time, and score the answers."""
     sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens, stop=tuple(stop))
     groups = ask(task, engine, run, problems, sampling, 1, 0)
-    return judge(task, groups, run.accelerator).groups
+    return judge(task, groups, run, 0).groups
 
 
 def greedy_figures(scored: Sequence[ScoredGroup], accuracy: str) -> dict[str, float]:

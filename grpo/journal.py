@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,22 @@ def read_rollout(folder: Path, step: int, problems: Mapping[str, Problem]) -> Ro
 def prune_rollouts(folder: Path, up_to_step: int) -> None:
     """Delete the rollouts of every step up to and with `up_to_step`."""
     for path in folder.glob("step-*.jsonl.gz"):
-        if int(path.name.removeprefix("step-").removesuffix(".jsonl.gz")) <= up_to_step:
+        if _step(path) <= up_to_step:
             path.unlink()
+
+
+def keep_rollouts(folder: Path, steps: Container[int]) -> None:
+    """Delete the rollouts of all other steps.
+
+    Behind a gap lie those of a run whose checkpoint was damaged: sampled from weights that this run may not come to.
+    """
+    for path in folder.glob("step-*.jsonl.gz"):
+        if _step(path) not in steps:
+            path.unlink()
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-").removesuffix(".jsonl.gz"))
 
 
 def _change(entry: Mapping[str, Any]) -> FeedChange:

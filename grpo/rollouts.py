@@ -98,7 +98,7 @@ def _one_round(source: RolloutSource, place: tuple[int, int], problems: Sequence
     with clock("rollout"):
         groups = ask(task, source.engine, source.run, problems, sampling, stage.completions_per_prompt, *place)
     with clock("reward"):
-        scoring = judge(task, groups, source.run.accelerator)
+        scoring = judge(task, groups, source.run, *place)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
     return scoring

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase
 
+from grpo.checkpoint import seeded
 from grpo.data import ProblemSet, left_out, load_problems
 from grpo.problem_settings import ProblemSettings, SourceSettings
 from grpo.reward_settings import RewardSettings
@@ -127,11 +127,17 @@ def ask(
     return collect_everywhere(run.accelerator, engine, problems, task.problems.prompt_ids, sampling, n, seed, first)
 
 
-def judge(task: Task, groups: Sequence[Group], accelerator: Accelerator) -> Scoring:
-    """Score groups with the task's rewards, on one process: a reward that times out would time out on some only."""
+def judge(task: Task, groups: Sequence[Group], run: StageRun, *place: int) -> Scoring:
+    """Score groups with the task's rewards, on one process: a reward that times out would time out on some only.
+
+    What rewards draw at random depends on the seed and on `place`, where in the stage this is: an interrupted run, which
+    scores nothing twice, goes on as an uninterrupted one.
+    """
+    accelerator = run.accelerator
     verdict: list[Scoring | None] = [None]
     if accelerator.is_main_process:
-        verdict = [_judged(task, groups)]
+        with seeded(run.seed, run.number, *place):
+            verdict = [_judged(task, groups)]
     if accelerator.num_processes > 1:
         broadcast_object_list(verdict)
     assert verdict[0] is not None  # the main process has scored

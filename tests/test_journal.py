@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from grpo.feed import FeedChange
-from grpo.journal import Rollout, prune_rollouts, read_rollout, write_rollout
+from grpo.journal import Rollout, keep_rollouts, prune_rollouts, read_rollout, write_rollout
+from grpo.rollouts import saved_rollouts
 from grpo.types import Completion, Group, Problem, Routes, Score, ScoredGroup, UserError
 
 PROBLEM = Problem("sum/1", "1 + 1 =", {"answer": b"2", "asked": datetime.date(2025, 1, 20)})
@@ -72,6 +73,14 @@ def test_a_problem_that_the_data_lost_is_named(tmp_path):
     write_rollout(tmp_path, make_rollout())
     with pytest.raises(UserError, match=r"step-000011\.jsonl\.gz: .*'sum/1'.*--fresh"):
         read_rollout(tmp_path, 11, {})
+
+
+def test_rollouts_of_another_line_of_weights_go(tmp_path):
+    """Step 13 is missing: 14 was sampled by a run that came further, and that a damaged checkpoint threw back."""
+    for step in (3, 11, 12, 14):
+        write_rollout(tmp_path, Rollout(step, 0, [], {}))
+    keep_rollouts(tmp_path, saved_rollouts(tmp_path, 10, []))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000011.jsonl.gz", "step-000012.jsonl.gz"]
 
 
 def test_pruning_leaves_the_rollouts_to_come(tmp_path):

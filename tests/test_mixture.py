@@ -1,12 +1,14 @@
 """Problems from several sources: how they are told apart, held out, judged and reported."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
@@ -109,7 +111,7 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
 
     words = "the answer to this question is easy to find</think>"
     asked = [group("chat", words), group("sums", f"{words} 2"), group("chat", f"<think>{words}")]
-    scored = judge(task, asked, run.accelerator).groups
+    scored = judge(task, asked, run).groups
     assert [one.group for one in scored] == asked
     parts = [one.scores[0].parts for one in scored]
     assert [part["accuracy"] for part in parts] == [None, 1.0, None]
@@ -125,6 +127,43 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
     assert figures["source/sums/accuracy"] == 1.0
     assert "source/chat/accuracy" not in figures
     assert figures["source/sums/length_mean"] == 2.0
+
+
+def test_what_a_reward_draws_depends_on_the_place_alone(tmp_path: Path, byte_tokenizer: Any) -> None:
+    """So a resumed run, which scores no rollout twice, draws what an uninterrupted one does; and so does the learner."""
+    (tmp_path / "noisy.py").write_text(
+        "import random, numpy, torch\n"
+        "def noise(completion: str) -> float:\n"
+        "    return random.random() + 10 * numpy.random.random() + 100 * torch.rand(()).item()\n"
+    )
+    source = {"path": write(tmp_path / "a.jsonl", [{"prompt": "1+1=", "answer": "2"}]), "held_out": 0}
+    reward = [{"name": f"{tmp_path}/noisy.py:noise"}]
+    settings = {"problems": source | {"template": {"kind": "plain"}}, "rewards": reward}
+    told = GrpoStage.model_validate(
+        {
+            "kind": "grpo",
+            "lr": 1e-6,
+            "steps": 1,
+            "problems": source | {"template": {"kind": "plain"}},
+            "rewards": reward,
+        }
+    )
+    run = StageRun(1, tmp_path, 0, ModelSettings(path="m"), "m", {}, Accelerator(cpu=True), SilentDisplay())
+    task = load_task(told.problems, load_judges(told.rewards, run), byte_tokenizer, run)
+    group = Group(task.problems.train[0], (1,), (Completion("2", (1,), (0.0,), "stop", 0),) * 2)
+
+    def drawn(*place: int) -> list[float | None]:
+        return [score.total for score in judge(task, [group], run, *place).groups[0].scores]
+
+    random.seed(7)
+    torch.manual_seed(7)
+    expected = random.random(), torch.rand(()).item()
+    random.seed(7)
+    torch.manual_seed(7)
+    first, second, again = drawn(3), drawn(4), drawn(3)
+    assert first == again != second
+    assert first[0] != first[1]
+    assert (random.random(), torch.rand(()).item()) == expected
 
 
 def test_the_best_may_be_chosen_by_a_source_that_begins_later(write_recipe: Callable[..., Path]) -> None:

@@ -72,6 +72,8 @@ def test_what_the_task_pays_for_a_wrong_sign_does_not_count() -> None:
     problem = {"task": "chain_sum", "entry": {"question": "9 - 5 =", "answer": "4"}}
     said = [f"<think>9 - 5 = {answer}</think><answer>{answer}</answer>" for answer in (4, -4)]
     assert [right_in_form(completion, "4", problem) for completion in said] == [1.0, 0.0]
+    assert [right_in_form(completion, "4", problem, partial=True) for completion in said] == [1.0, 0.5]
+    assert right_in_form("-4", "4", problem, partial=True) == 0.0  # no form
 
 
 def test_sums_that_go_below_zero_ask_and_answer_as_chain_sum_does() -> None:

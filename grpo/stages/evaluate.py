@@ -224,7 +224,7 @@ class _Asking:
         if stage.samples:
             groups += ask(task, self.engine, self.run, problems, sampling, stage.samples, 1, first=first)
         kinds += [False] * (len(groups) - len(kinds))
-        scored = judge(task, groups, self.run.accelerator).groups
+        scored = judge(task, groups, self.run, self.labels["step"], first).groups
         return [row for one, greedy in zip(scored, kinds, strict=True) for row in self._rows(one, greedy)]
 
     def _rows(self, scored: ScoredGroup, greedy: bool) -> list[Row]:

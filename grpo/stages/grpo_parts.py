@@ -18,7 +18,7 @@ from grpo.feed import check_feed, make_feed, unreached
 from grpo.forward import packs
 from grpo.grpo_stage import GrpoStage
 from grpo.held_out import accuracy_of_sources, chosen_problems, greedy, greedy_figures
-from grpo.journal import Rollout
+from grpo.journal import Rollout, keep_rollouts
 from grpo.kl_reward import sequence_kl
 from grpo.learner import Learner
 from grpo.losses import make_loss
@@ -125,6 +125,8 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     checked = push_weights(policy.model, version=training.progress.step)
     saved = saved_rollouts(run.folder / "rollouts", training.progress.step, task.problems.train)
     run.accelerator.wait_for_everyone()  # every process has seen the same rollouts before a new one is written
+    if run.accelerator.is_main_process:
+        keep_rollouts(run.folder / "rollouts", saved)
     source = RolloutSource(stage, run, task, engine, saved, feed)
     parts = Parts(stage, run, policy, reference, engine, push_weights, task, source, learner, training, mtp)
     if stage.kl.beta > 0 and (stage.kl.place, stage.kl.estimator) == ("loss", "k1"):

@@ -101,7 +101,7 @@ def _sampled(
     with clock("rollout"):
         groups = ask(task, engine(), run, chunk, sampling, stage.samples, step)
     with clock("reward"):
-        scoring = judge(task, groups, run.accelerator)
+        scoring = judge(task, groups, run, step)
     for name, seconds in scoring.seconds.items():
         clock.add(f"reward/{name}", seconds)
     check_failures(scoring, task.rewards, stage.max_reward_errors, step, of=full * stage.samples)
