@@ -130,8 +130,8 @@ def ask(
 def judge(task: Task, groups: Sequence[Group], run: StageRun, *place: int) -> Scoring:
     """Score groups with the task's rewards, on one process: a reward that times out would time out on some only.
 
-    What rewards draw at random depends on the seed and on `place`, where in the stage this is: an interrupted run, which
-    scores nothing twice, goes on as an uninterrupted one.
+    What rewards draw at random depends on the seed and on `place`, where in the stage this is: an interrupted run
+    scores nothing twice, and goes on as an uninterrupted one.
     """
     accelerator = run.accelerator
     verdict: list[Scoring | None] = [None]

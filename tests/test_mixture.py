@@ -130,7 +130,7 @@ def test_each_source_has_its_template_and_its_rewards(tmp_path: Path, byte_token
 
 
 def test_what_a_reward_draws_depends_on_the_place_alone(tmp_path: Path, byte_tokenizer: Any) -> None:
-    """So a resumed run, which scores no rollout twice, draws what an uninterrupted one does; and so does the learner."""
+    """So a resumed run, which scores no rollout twice, draws what an uninterrupted one does; so does the learner."""
     (tmp_path / "noisy.py").write_text(
         "import random, numpy, torch\n"
         "def noise(completion: str) -> float:\n"
@@ -139,15 +139,7 @@ def test_what_a_reward_draws_depends_on_the_place_alone(tmp_path: Path, byte_tok
     source = {"path": write(tmp_path / "a.jsonl", [{"prompt": "1+1=", "answer": "2"}]), "held_out": 0}
     reward = [{"name": f"{tmp_path}/noisy.py:noise"}]
     settings = {"problems": source | {"template": {"kind": "plain"}}, "rewards": reward}
-    told = GrpoStage.model_validate(
-        {
-            "kind": "grpo",
-            "lr": 1e-6,
-            "steps": 1,
-            "problems": source | {"template": {"kind": "plain"}},
-            "rewards": reward,
-        }
-    )
+    told = GrpoStage.model_validate({"kind": "grpo", "lr": 1e-6, "steps": 1} | settings)
     run = StageRun(1, tmp_path, 0, ModelSettings(path="m"), "m", {}, Accelerator(cpu=True), SilentDisplay())
     task = load_task(told.problems, load_judges(told.rewards, run), byte_tokenizer, run)
     group = Group(task.problems.train[0], (1,), (Completion("2", (1,), (0.0,), "stop", 0),) * 2)
