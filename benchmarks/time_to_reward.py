@@ -51,15 +51,15 @@ def run_ours(options: argparse.Namespace, seed: int, file: Path) -> None:
             _write(file, rows)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        elif not rows:
+        elif process.returncode or not rows:
             sys.exit(f"grpo-train ended with {process.returncode}: see {log.name}")
         process.wait()
     _write(file, _steps_of(output, began))
 
 
 def _steps_of(output: Path, began: float) -> list[Row]:
-    """The steps of the first stage that has a reward, from its metrics.jsonl."""
-    files = sorted(output.glob("*/*/metrics.jsonl"))
+    """The steps of the first stage that has a reward, from its metrics.jsonl, and not from that of an earlier run."""
+    files = [file for file in sorted(output.glob("*/*/metrics.jsonl")) if file.stat().st_mtime > began]
     text = files[0].read_text(encoding="utf-8") if files else ""
     rows, evaluating = [], 0.0
     for line in text.splitlines(keepends=True):

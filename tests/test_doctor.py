@@ -99,6 +99,20 @@ def test_a_higher_limit_is_no_explosion_of_lengths() -> None:
         assert [one.name for one in rounds.present] == found
 
 
+def test_what_moved_before_another_limit_explains_no_lengths_after_it() -> None:
+    """The form is found by step 10 and accuracy with it; from step 41 on the limit is another, and lengths double."""
+    rewards = [{"name": "accuracy"}, {"name": "format", "weight": 0.5}]
+    told = stage(rewards=rewards, length_schedule=[{"step": 41, "max_new_tokens": 512}])
+    rounds = Rounds("01-grpo", 0, told)
+    for step in range(1, 81):
+        length = 90.0 if step < 41 else 200.0 if step < 51 else 450.0
+        found = 0.1 if step < 10 else 0.9
+        figures = {"completion/length_mean": length, "reward/accuracy": found / 2, "reward/format": found}
+        rounds.after(step, figures)
+    (finding,) = [one for one in rounds.present if one.name == "length explosion"]
+    assert finding.change == "stages.0.loss.kind: grpo -> dr_grpo"
+
+
 def test_what_is_solved_is_solved_from_its_first_step_on() -> None:
     """Groups have signal for 40 steps and none for 160: the last 160 steps teach nothing."""
     rounds = Rounds("01-grpo", 0, stage(steps=200))

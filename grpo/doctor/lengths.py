@@ -49,7 +49,7 @@ def length_explosion(chart: Chart) -> Finding | None:
     section 3.1).
     """
     stage, (before, after) = chart.stage, _lengths(chart)
-    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
+    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or _gained(chart):
         return None
     now = values(after)
     if fmean(now) < TIMES * fmean(before) or rise(before, now) <= SURE:
@@ -61,7 +61,7 @@ def length_explosion(chart: Chart) -> Finding | None:
 def length_collapse(chart: Chart) -> Finding | None:
     """Completions have become half as long, and no more of them are right: reasoning is dropped, not shortened."""
     stage, (before, after) = chart.stage, _lengths(chart)
-    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or has_gained(chart):
+    if not isinstance(stage, GrpoStage) or len(after) < ENOUGH or _gained(chart):
         return None
     now = values(after)
     if fmean(now) > fmean(before) / TIMES or -rise(before, now) <= SURE:
@@ -76,10 +76,19 @@ def _lengths(chart: Chart) -> tuple[list[float], Points]:
 
     Another limit moves them, and so do other problems.
     """
-    since = max(_limit_since(chart.stage, chart.step), problems_since(chart.stage, chart.step))
+    since = _as_now_since(chart)
     baseline = chart.first(LENGTH, since)[:EARLY]
     newest = [point for point in chart.recent(LENGTH) if baseline and point[0] > baseline[-1][0]]
     return values(baseline), newest
+
+
+def _as_now_since(chart: Chart) -> int:
+    """The step from which on limit and problems are what they are now."""
+    return max(_limit_since(chart.stage, chart.step), problems_since(chart.stage, chart.step))
+
+
+def _gained(chart: Chart) -> bool:
+    return has_gained(chart, since=_as_now_since(chart))
 
 
 def _moved(before: list[float], now: list[float]) -> str:
@@ -91,7 +100,7 @@ def _moved(before: list[float], now: list[float]) -> str:
 
 def _less_pay(chart: Chart, stage: GrpoStage) -> tuple[str, object] | None:
     """Half the weight of the first reward that counts and has surely risen meanwhile: it may be what moves lengths."""
-    since = problems_since(stage, chart.step)
+    since = _as_now_since(chart)
     paid = [j for j, reward in enumerate(stage.rewards) if _pays(chart, reward.shown_as, reward.weight, since)]
     return (f"rewards.{paid[0]}.weight", stage.rewards[paid[0]].weight / 2) if paid else None
 

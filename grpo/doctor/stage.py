@@ -54,8 +54,9 @@ def lower_rate(settings: TrainingSettings) -> tuple[str, float]:
     return "lr", settings.lr / 10
 
 
-def has_gained(chart: Chart, ago: int | None = None) -> bool:
-    """Whether what counts as right has risen since the stage's first steps, or since the window `ago` steps ago.
+def has_gained(chart: Chart, ago: int | None = None, since: int = 0) -> bool:
+    """Whether what counts as right has risen since the first steps, of the stage or `since` one of its steps, or since
+    the window `ago` steps ago.
 
     Where problems were others then, accuracy in training says nothing, and the policy gets the benefit of the doubt; a
     curriculum, which passes over what is solved, makes them others at every step, and held-out accuracy decides.
@@ -65,7 +66,7 @@ def has_gained(chart: Chart, ago: int | None = None) -> bool:
         return _held_out_rose(chart, ago)
     if ago is not None and chart.step - ago - WINDOW + 1 < problems_since(stage, chart.step):
         return True
-    return has_risen(chart, ago, problems_since(stage, chart.step))
+    return has_risen(chart, ago, max(since, problems_since(stage, chart.step)))
 
 
 def has_risen(chart: Chart, ago: int | None = None, since: int = 0) -> bool:
