@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo.data import in_turns
+from grpo.data import ProblemSet, in_turns
 from grpo.recorded import answer_figures, greedy_accuracy, recorded
 from grpo.rollout.engine import Engine, Sampling
 from grpo.run import StageRun
@@ -11,10 +11,10 @@ from grpo.task import Task, ask, judge
 from grpo.types import Problem, ScoredGroup, UserError
 
 
-def chosen_problems(task: Task, part: Literal["held_out", "train", "all"]) -> tuple[Problem, ...]:
+def chosen_problems(every: ProblemSet, part: Literal["held_out", "train", "all"]) -> tuple[Problem, ...]:
     """The problems of one part, or of both, by turns of a mixture's sources. Raises UserError when there are none."""
-    held_out = task.problems.held_out if part != "train" else ()
-    problems = held_out + (in_turns(task.problems.train) if part != "held_out" else ())
+    held_out = every.held_out if part != "train" else ()
+    problems = held_out + (in_turns(every.train) if part != "held_out" else ())
     if not problems:
         raise UserError(f"problems: expected {part} problems to evaluate on, got none: raise held_out or add data")
     return problems

@@ -80,7 +80,7 @@ def check_files(recipe: Recipe) -> None:
     scoring = [stage for stage in recipe.stages if isinstance(stage, GrpoStage | RejectionStage | EvaluateStage)]
     rewards = [reward for stage in scoring for reward in stage.rewards]
     named += [_own_file(reference) for reference in [one.function for one in sources] + [one.name for one in rewards]]
-    named += [one.options.get("template") for one in rewards if one.name == "judge"]
+    named += [file for one in rewards if one.name == "judge" and isinstance(file := one.options.get("template"), str)]
     missing = [file for file in dict.fromkeys(named) if file is not None and not Path(file).is_file()]
     if missing:
         raise UserError(f"these files are not there: {', '.join(missing)}: make them, or correct their paths")

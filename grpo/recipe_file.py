@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from grpo.mixture_settings import SAID_ONCE
 from grpo.recipe import Recipe
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 SHARED = {"problems": ("sft", "grpo", "rejection", "evaluate"), "rewards": ("grpo", "rejection", "evaluate")}
 """What a stage takes from the top of the recipe when it has none of its own, and which kinds of stage do."""
@@ -117,7 +117,7 @@ def _yaml(text: str, where: str) -> Any:
         _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader), where)
         return _unshared(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not valid YAML: {one_line(error)}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply, or a part that contains itself") from None
 

@@ -110,7 +110,7 @@ def _check_same(folder: Path, recipe: Recipe, redo_from: int | None) -> None:
         changed = _changes(folder / RECIPE, dump_recipe(recipe))
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(
-            f"{folder / RECIPE}: cannot be read: {' '.join(str(error).split())}; take another name, or --fresh to "
+            f"{folder / RECIPE}: cannot be read: {one_line(error)}; take another name, or --fresh to "
             "start over (what is there is kept beside it)"
         ) from None
     if redo_from is not None:

@@ -130,8 +130,9 @@ def ask(
 def judge(task: Task, groups: Sequence[Group], run: StageRun, *place: int) -> Scoring:
     """Score groups with the task's rewards, on one process: a reward that times out would time out on some only.
 
-    What rewards draw at random depends on the seed and on `place`, where in the stage this is: an interrupted run
-    scores nothing twice, and goes on as an uninterrupted one.
+    What rewards of this process draw at random depends on the seed and on `place`, where in the stage this is: an
+    interrupted run scores nothing twice, and goes on as an uninterrupted one. Those with `isolate` have processes of
+    their own, which nothing seeds.
     """
     accelerator = run.accelerator
     verdict: list[Scoring | None] = [None]

@@ -184,14 +184,17 @@ def tell(training: Training, figures: Mapping[str, float]) -> None:
 
 
 def later_figures(settings: TrainingSettings) -> set[str]:
-    """The figures of sources and rewards that may not begin before later steps of a stage."""
+    """The figures of sources, rewards and the watch over them that may not begin before later steps of a stage."""
     if not isinstance(settings, GrpoStage):
         return set()
-    rewards = ["mean", "std", *(reward.shown_as for reward in settings.rewards)]
-    of_source = ["groups", "length_mean", *rewards]
-    return {f"reward/{name}" for name in rewards} | {
-        f"source/{source}/{name}" for source in settings.problems.names for name in of_source
-    }
+    rewards = ["mean", *(reward.shown_as for reward in settings.rewards)]
+    sources = [source.shown_as for source in settings.problems.sources or ()]
+    figures = {f"reward/{name}" for name in rewards}
+    figures |= {f"source/{source}/{name}" for source in sources for name in ("groups", "length_mean", *rewards)}
+    if settings.evaluation is not None:
+        figures |= {f"evaluation/reward/{name}" for name in rewards} | {"watch/parted"}
+        figures |= {f"evaluation/source/{source}/accuracy" for source in sources}
+    return figures
 
 
 def measured_before(training: Training, figures: Mapping[str, float]) -> None:

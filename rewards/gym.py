@@ -12,13 +12,16 @@ from typing import Any
 
 from reasoning_gym import get_score_answer_fn
 
+WHOLE = 0.999
+"""The score from which on an answer is right: polynomial_equations says to round down, and takes so much off for it."""
+
 _HARMLESS = re.compile(r"a?(?:sin|cos|tan)h?|cot|sec|csc|exp|log|ln|sqrt|[Aa]bs")
 _SUSPICIOUS = re.compile(r"__|\blambda\b|\bimport\b|[.]\s*[^\W\d]|[)\]}'\"]\s*\(|[\\#]")
 _CALL = re.compile(r"([^\W\d]\w*)\s*\(")
 
 
 def gym_score(task: str, answer: str, entry: Mapping[str, Any], partial: bool) -> float:
-    """The task's own score in 0..1, or without `partial` 0 for whatever is below 1.
+    """The task's own score in 0..1, 1 from `WHOLE` on; without `partial` 0 for whatever is below.
 
     An answer that would run code in a scorer that evaluates it scores 0.
 
@@ -31,7 +34,7 @@ def gym_score(task: str, answer: str, entry: Mapping[str, Any], partial: bool) -
     if evaluates and any(runs_code(text.replace("Integral(", "(")) for text in _evaluated(entry)):
         raise ValueError(f"reasoning_gym: the entry of a problem of {task} would run code in the task's scorer")
     score = float(scorer(answer=answer, entry=dict(entry)))
-    return score if partial or score >= 1 else 0.0
+    return 1.0 if score >= WHOLE else score if partial else 0.0
 
 
 def runs_code(answer: str) -> bool:

@@ -241,8 +241,20 @@ def test_a_problem_too_long_for_one_template_is_asked_with_none(
     assert len(asked) == 4
     ids = [[problem for template, problem in asked if template == one] for one in ("training", "native")]
     assert ids[0] == ids[1]
-    assert main([*command, "--max-prompt-tokens=300", "--fresh"]) == 2
-    assert "300" in capsys.readouterr().err
+
+
+def test_no_problem_that_fits_with_every_template_is_a_mistake(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The short one fits with the chat template alone, the long one with a file that does not show the question."""
+    (tmp_path / "sums.jsonl").write_text(
+        "".join(json.dumps({"prompt": "1+1" + " " * spaces + "=", "answer": "2"}) + "\n" for spaces in (0, 400))
+    )
+    (tmp_path / "odd.jinja").write_text("{% if prompt | length < 9 %}{{ 'x' * 300 }}{% endif %}?")
+    command = ["eval", str(model), str(tmp_path / "sums.jsonl"), "--samples=0", "--max-new-tokens=4", "--native"]
+    command += ["--engine=transformers", f"--template={tmp_path / 'odd.jinja'}", f"--out={tmp_path}"]
+    assert main([*command, "--max-prompt-tokens=200"]) == 2
+    assert "whose prompts fit with every template and tokenizer, got none: raise" in capsys.readouterr().err
 
 
 def test_killed_and_run_again_it_goes_on(model: Path, tmp_path: Path) -> None:

@@ -70,17 +70,17 @@ def task(train: int, held_out: int, tokenizer: Any) -> Task:
 
 def test_the_part_that_is_asked_for(byte_tokenizer: Any) -> None:
     both = task(3, 2, byte_tokenizer)
-    assert [p.id for p in chosen_problems(both, "train")] == ["0", "1", "2"]
-    assert [p.id for p in chosen_problems(both, "held_out")] == ["3", "4"]
+    assert [p.id for p in chosen_problems(both.problems, "train")] == ["0", "1", "2"]
+    assert [p.id for p in chosen_problems(both.problems, "held_out")] == ["3", "4"]
     with pytest.raises(UserError, match="expected held_out problems to evaluate on, got none: raise held_out"):
-        chosen_problems(task(3, 0, byte_tokenizer), "held_out")
+        chosen_problems(task(3, 0, byte_tokenizer).problems, "held_out")
 
 
 def test_the_first_of_a_mixture_are_of_all_its_sources(byte_tokenizer: Any) -> None:
     one = task(4, 0, byte_tokenizer)
     train = tuple(replace(p, source="a" if i < 3 else "b") for i, p in enumerate(one.problems.train))
     mixture = replace(one, problems=replace(one.problems, train=train))
-    assert [p.id for p in chosen_problems(mixture, "all")] == ["0", "3", "1", "2"]
+    assert [p.id for p in chosen_problems(mixture.problems, "all")] == ["0", "3", "1", "2"]
 
 
 class Scripted:

@@ -43,14 +43,14 @@ def test_a_smaller_share_held_out_before_is_refused_with_the_count(check: Callab
     problems = read_problems(settings)
     count = len(split(problems, 0.2)[1]) - len(split(problems, 0.1)[1])
     assert count > 3
-    assert f"stages[1]: evaluates {count} questions as held out that 01-sft trains on, as 'q" in str(said.value)
+    assert f"stages[1]: holds out {count} questions that 01-sft has in its training part, as 'q" in str(said.value)
     assert str(said.value).endswith("say held_out: 0.2 there, as here")
 
 
 def test_what_is_evaluated_while_training_counts_too(check: Callable[..., None]) -> None:
     leaky = SFT | {"problems": {"held_out": 0}}
     check(leaky, GRPO | {"start": "previous"})
-    with pytest.raises(UserError, match=r"stages\[1\]: evaluates \d+ questions as held out that 01-sft trains on"):
+    with pytest.raises(UserError, match=r"stages\[1\]: holds out \d+ questions that 01-sft has in its training part"):
         check(leaky, GRPO | {"evaluation": {"every": 1, "problems": 2}})
 
 
@@ -61,8 +61,17 @@ def test_only_stages_that_the_models_come_from_count(check: Callable[..., None])
     check(EVALUATE | {"models": ["base"]}, leaky)
     check(leaky, EVALUATE | {"part": "train"})
     for models in ["leaky"], ["after"]:
-        with pytest.raises(UserError, match="that 01-leaky trains on"):
+        with pytest.raises(UserError, match="that 01-leaky has in its training part"):
             check(leaky, after, EVALUATE | {"models": models})
+
+
+def test_samples_that_are_not_decontaminated_count_as_what_was_asked(check: Callable[..., None]) -> None:
+    rejection = {"kind": "rejection", "samples": 2, "max_new_tokens": 8, "keep_if": {"accuracy": 1}}
+    rejection |= {"problems": {"held_out": 0}}
+    taught = SFT | {"problems": {"stage": "rejection", "path": None, "held_out": 0}}
+    check(rejection, taught, EVALUATE)
+    with pytest.raises(UserError, match="that 02-sft has in its training part"):
+        check(rejection | {"decontaminate": None}, taught, EVALUATE)
 
 
 def test_other_questions_are_no_leak(check: Callable[..., None], tmp_path: Path) -> None:

@@ -164,6 +164,12 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
     assert accuracy(completions, tasks, partial=True) == [1.0, 0.05, 0.0, 1.0, 0.0]
 
 
+def test_rounding_as_the_question_says_is_right() -> None:
+    """polynomial_equations says to round down to four decimals; its answer is rounded to the nearest."""
+    task = {"task": "polynomial_equations", "entry": {"question": "", "answer": "0.3774", "metadata": {}}}
+    assert accuracy(["<answer>0.3773</answer>", "<answer>0.3770</answer>"], [task, task]) == [1.0, 0.0]
+
+
 def test_part_of_a_score_for_a_wrong_answer_counts_only_where_asked_for() -> None:
     """chain_sum gives len("4") / len("-4") for -4 where 4 is right; 4.0 is 4 to it."""
     tasks = [{"task": "chain_sum", "entry": {"question": "9 - 5 =", "answer": "4"}}] * 4

@@ -57,6 +57,7 @@ def says(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         ),
         ("stages.2.models=[07-grpo]", ("07-grpo", "01-sft")),
         ("stages.1.keep_best=reward/acuracy", ("reward/acuracy", "reward/accuracy")),
+        ("stages.1.keep_best=source//mean", ("got 'source//mean'", "use one of")),
     ],
 )
 def test_a_wrong_recipe(

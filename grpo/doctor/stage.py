@@ -63,7 +63,7 @@ def has_gained(chart: Chart, ago: int | None = None, since: int = 0) -> bool:
     """
     stage = chart.stage
     if isinstance(stage, GrpoStage) and stage.curriculum is not None:
-        return _held_out_rose(chart, ago)
+        return _held_out_rose(chart, since if ago is None else chart.step - ago + 1)
     if ago is not None and chart.step - ago - WINDOW + 1 < problems_since(stage, chart.step):
         return True
     return has_risen(chart, ago, max(since, problems_since(stage, chart.step)))
@@ -79,10 +79,12 @@ def has_risen(chart: Chart, ago: int | None = None, since: int = 0) -> bool:
     return rise(values(before), values(chart.recent(name))) > SURE
 
 
-def _held_out_rose(chart: Chart, ago: int | None) -> bool:
-    """Whether held-out accuracy is above what it was by half its interval. Not measured since, it may have risen."""
+def _held_out_rose(chart: Chart, since: int) -> bool:
+    """Whether held-out accuracy is above what it was before a step, or at first, by half its interval. Not measured
+    since, it may have risen.
+    """
     measured, high, low = (chart.all(f"evaluation/accuracy{end}") for end in ("", "_high", "_low"))
-    before = 0 if ago is None else max(chart.place("evaluation/accuracy", chart.step - ago + 1) - 1, 0)
+    before = max(chart.place("evaluation/accuracy", since) - 1, 0)
     if before >= len(measured) - 1 or not high or not low:
         return True
     return measured[-1][1] - measured[before][1] > (high[0][1] - low[0][1]) / 2

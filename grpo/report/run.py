@@ -12,7 +12,7 @@ import yaml
 from grpo.lines import Row, read_log
 from grpo.metrics import PHASES
 from grpo.run_folder import ENVIRONMENT, RECIPE, is_complete
-from grpo.types import UserError
+from grpo.types import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}; bring the file back") from None
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; bring the file back") from None
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), list):
         raise UserError(f"{file}: expected a recipe with stages, got something else; bring the file back")
     return recipe

@@ -48,7 +48,8 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
     templates: list[str] = [*stage.templates]
     asked = [(name, template) for name in models for template in templates]
     judges = load_judges(stage.rewards, run)
-    fitting = fitting_problems(stage, run, models.values())
+    unknown = [path for name, path in models.items() if any(key_of(name, one) not in rows for one in templates)]
+    fitting = fitting_problems(stage, run, models.values()) if unknown else None
     run.display.stage(run.number, run.folder.name, stage.kind, len(asked))
     for name, path in models.items():
         steps = {template: asked.index((name, template)) + 1 for template in templates}
@@ -85,28 +86,32 @@ def key_of(model: str, template: str) -> str:
 
 
 class _Asked(NamedTuple):
-    """A model that is evaluated, under which step it is logged with each template, and the ids of what it is asked."""
+    """A model that is evaluated, the step that it is logged under with each template, and the ids it may be asked."""
 
     name: str
     path: str
     steps: Mapping[str, int]
-    fitting: Set[str]
+    fitting: Set[str] | None
 
 
-def fitting_problems(stage: EvaluateStage, run: StageRun, paths: Iterable[str]) -> Set[str]:
+def fitting_problems(stage: EvaluateStage, run: StageRun, paths: Iterable[str]) -> Set[str] | None:
     """The ids of the problems whose prompts fit with every tokenizer and template: all figures are of the same ones.
+
+    None where there is one of either.
 
     Raises:
         UserError: there are none.
     """
     tokenizers = [load_tokenizer(path, run.model.trust_remote_code) for path in dict.fromkeys(paths)]
     different = {(repr(type(one)), str(one.chat_template), _vocabulary(one)): one for one in tokenizers}
+    if len(different) * len(stage.templates) == 1:
+        return None
     loaded = [
         load_problems(problems_in(stage.problems, template), tokenizer, run.seed)
         for tokenizer in different.values()
         for template in stage.templates
     ]
-    fitting = [{problem.id for problem in (*one.train, *one.held_out)} for one in loaded]
+    fitting = [{problem.id for problem in chosen_problems(one, stage.part)} for one in loaded]
     common = set.intersection(*fitting)
     if not common:
         raise UserError(
@@ -140,7 +145,11 @@ def evaluate(
         for template in stage.templates
     }
     chosen = {
-        template: [problem for problem in chosen_problems(task, stage.part) if problem.id in fitting][: stage.limit]
+        template: [
+            problem
+            for problem in chosen_problems(task.problems, stage.part)
+            if fitting is None or problem.id in fitting
+        ][: stage.limit]
         for template, task in tasks.items()
     }
     prompts = [tasks[template].problems.prompt_ids[problem.id] for template in tasks for problem in chosen[template]]

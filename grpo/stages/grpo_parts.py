@@ -176,7 +176,7 @@ def evaluate_if_due(parts: Parts, step: int) -> dict[str, float]:
     settings, stage = parts.stage.evaluation, parts.stage
     if settings is None or (step % settings.every and step != stage.steps):
         return {}
-    problems = chosen_problems(parts.task, "held_out")[: settings.problems]
+    problems = chosen_problems(parts.task.problems, "held_out")[: settings.problems]
     clock = Clock()
     with clock("evaluate"):
         rollout = stage.rollout

@@ -17,7 +17,7 @@ from grpo.run import StageRun
 from grpo.scalar_model import load_scalar_model
 from grpo.sources import is_text
 from grpo.training import Training, advance, finish, measured_before, resume, save_if_due
-from grpo.types import Problem, UserError
+from grpo.types import Problem, UserError, one_line
 
 
 def run(stage: RewardModelStage, run: StageRun) -> None:
@@ -119,7 +119,7 @@ def _label(problem: Problem, column: str) -> float:
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
         raise UserError(
             f"stage reward_model: problem {problem.prompt[:60]!r}: expected a label from 0 to 1, or true or false, in "
-            f"column {column!r}, got {str(value)[:60]!r}: name the right column"
+            f"column {column!r}, got {one_line(repr(value), 60)}: name the right column"
         )
     return float(value)
 
