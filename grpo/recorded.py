@@ -189,15 +189,16 @@ def read_recorded(path: Path, accuracy: str = "accuracy") -> list[Recorded]:
 
 def from_row(row: Mapping[str, Any], accuracy: str) -> Recorded:
     """A completion from its row."""
-    rewards = row["rewards"]
+    rewards, status = row["rewards"], (row.get("status") or {}).get(accuracy)
     value = rewards.get(accuracy)
+    says_nothing = status is None and accuracy in rewards and value is None  # another program's file: it does not apply
     return Recorded(
         model=str(row.get("model", "")),
         template=str(row.get("template", "")),
         source=str(row.get("source", "")),
         problem=str(row.get("problem_id", row.get("prompt"))),
         greedy=bool(row.get("greedy", False)),
-        applies=(row.get("status") or {}).get(accuracy) != "not_applicable",
+        applies=status != "not_applicable" and not says_nothing,
         right=value is not None and value >= RIGHT,
         rewards=rewards,
         scorable=row.get("total", 0.0) is not None,
@@ -226,13 +227,19 @@ def _row(line: str, place: str) -> dict[str, Any]:
 
 
 def _judged(rows: Sequence[dict[str, Any]], accuracy: str, path: Path) -> list[dict[str, Any]]:
-    """Rows without rewards get them from the accuracy reward."""
+    """Rows without rewards get them from the accuracy reward; a completion on which it fails is counted as that."""
     missing = [row for row in rows if not isinstance(row.get("rewards"), dict)]
     verdicts = judge_accuracy([str(row["completion"]) for row in missing], answer=[row["answer"] for row in missing])
-    failed = next((verdict for verdict in verdicts if isinstance(verdict, Exception)), None)
-    if failed is not None:
-        raise UserError(f"{path}: a completion could not be judged: {failed}: correct its answer")
+    unreadable = next((verdict for verdict in verdicts if isinstance(verdict, ValueError)), None)
+    if unreadable is not None:
+        raise UserError(f"{path}: a completion could not be judged: {unreadable}: correct its answer")
     judged = iter(verdicts)
-    return [
-        row if isinstance(row.get("rewards"), dict) else row | {"rewards": {accuracy: next(judged)}} for row in rows
-    ]
+    return [row if isinstance(row.get("rewards"), dict) else row | _verdict(next(judged), accuracy) for row in rows]
+
+
+def _verdict(verdict: float | Exception, accuracy: str) -> dict[str, Any]:
+    """What a row has of a reward: the number, or that it took too long or failed."""
+    if isinstance(verdict, Exception):
+        status = "timeout" if isinstance(verdict, TimeoutError) else "error"
+        return {"rewards": {accuracy: None}, "status": {accuracy: status}, "total": None}
+    return {"rewards": {accuracy: verdict}}

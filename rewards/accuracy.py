@@ -43,10 +43,11 @@ def accuracy(
 ) -> list[Verdict]:
     """1 for a completion whose final answer equals the gold answer in `column`, else 0.
 
-    A problem of a reasoning-gym task, with `reasoning_gym` = {"task": name, "entry": entry}, is scored by the task.
-    Some tasks give a part of 1 for a wrong answer, chain_sum half of it for -4 where 4 is right: with `partial` that
-    counts. `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a tolerance is given. A
-    gold answer that nobody can read is an error of that completion. Every number is noted with the rule that found it.
+    A problem of a reasoning-gym task, with `reasoning_gym` = {"task": name, "params": its parameters, "entry": entry},
+    is scored by the task. Some tasks give a part of 1 for a wrong answer, chain_sum half of it for -4 where 4 is right:
+    with `partial` that counts. `seconds` limits every symbolic comparison. Numbers are compared exactly, unless a
+    tolerance is given. A gold answer that nobody can read is an error of that completion. Every number is noted with
+    the rule that found it.
     """
     golds = columns.get(column, [None] * len(completions))
     tasks = reasoning_gym or [None] * len(completions)
@@ -130,4 +131,4 @@ def _task_case(completion: str, task: Mapping[str, Any], partial: bool) -> Verdi
     answer = free_answer(completion)
     if answer is None:
         return Noted(0.0, "none")
-    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"]), partial), answer.rule)
+    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"]), partial, task.get("params")), answer.rule)

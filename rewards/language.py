@@ -151,22 +151,30 @@ def chain_of_thought(text: str) -> str:
 def word_scripts(text: str) -> list[str]:
     """The script of every word, by Unicode's names of its letters: LATIN, CYRILLIC, CJK, ...
 
-    >>> word_scripts("it's 数学 x2")
+    A Greek letter by itself is a sign, as the letters made for mathematics are.
+
+    >>> word_scripts("it's 数学 x2, π")
     ['LATIN', 'CJK', 'CJK', 'LATIN']
     """
-    words = []
+    words: list[str] = []
     current = ""
-    for char in text:
+    alone = False
+    for char in [*text, " "]:
         script = _script(char)
         if script == _MARK or (current and char in "'’"):
             continue  # a mark or an apostrophe belongs to the word it stands in
-        if script and (script != current or script in _WITHOUT_SPACES):
+        begins = script != current or script in _WITHOUT_SPACES
+        if begins and current == "GREEK" and alone:
+            words.pop()
+        if script and begins:
             words.append(script)
-        current = script
+        current, alone = script, begins
     return words
 
 
 _MARK = "a mark"
+_SIGNS = {"MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER", "MICRO", "OHM", "KELVIN", "ANGSTROM", "PLANCK"}
+"""First words of the names of letters that are written in formulas alone."""
 
 
 @cache
@@ -175,4 +183,6 @@ def _script(char: str) -> str:
     if not char.isalpha():
         return _MARK if unicodedata.category(char)[0] == "M" else ""
     first, _, rest = unicodedata.name(char, "UNKNOWN").partition(" ")
+    if first in _SIGNS:
+        return ""
     return rest.partition(" ")[0] if first in ("FULLWIDTH", "HALFWIDTH") else first

@@ -124,7 +124,7 @@ def load_reward(settings: RewardSettings) -> Reward:
         batched=batched,
         messages="never" if built_in else "always" if _is_trl(fn) else "as_run",
         accepts=None if _takes_any(fn) else frozenset(parameters),
-        options=frozenset(_keyword_only(parameters)) if built_in else frozenset(),
+        options=frozenset(_keyword_only(parameters) if built_in else settings.options),
         needs=_needs(settings, parameters, BATCH_COLUMNS if batched else SINGLE_COLUMNS),
         many=many,
         clip=settings.clip,

@@ -191,11 +191,10 @@ def _failure(error: Exception) -> _Verdict:
 
 
 def _accepted(reward: Reward, arguments: dict[str, Any]) -> dict[str, Any]:
-    bound = getattr(reward.call, "keywords", {})
     return {
         name: value
         for name, value in arguments.items()
-        if name not in bound and name not in reward.options and (reward.accepts is None or name in reward.accepts)
+        if name not in reward.options and (reward.accepts is None or name in reward.accepts)
     }
 
 

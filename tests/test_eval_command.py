@@ -119,6 +119,21 @@ def test_what_another_program_leaves_out_may_be_null(tmp_path: Path) -> None:
     assert (found.right, found.applies, found.tokens) == (True, True, 0)
 
 
+def test_a_null_without_a_status_does_not_apply(tmp_path: Path) -> None:
+    rows = [{"problem_id": "p", "rewards": {"accuracy": value}} for value in (1.0, None)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(one.applies, one.right) for one in read_recorded(tmp_path / "s.jsonl")] == [(True, True), (False, False)]
+
+
+def test_a_completion_that_takes_too_long_to_judge_costs_only_itself(tmp_path: Path) -> None:
+    endless = r"\boxed{\sum_{n=1}^{10^{12}} \frac{1}{n}}"
+    rows = [{"problem_id": str(i), "completion": text, "answer": "1"} for i, text in enumerate([endless, "1"])]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    slow, quick = read_recorded(tmp_path / "s.jsonl")
+    assert (slow.applies, slow.right, slow.scorable) == (True, False, False)
+    assert (quick.right, quick.scorable) == (True, True)
+
+
 def test_answers_are_the_same_as_the_reward_compares_them() -> None:
     answers = ["1/2", "0.50", "x=3", "3", "$(x+1)^2$", "x^2+2x+1", None, "blue", "Blue."]
     assert votes(answers, [False] * 9) == [1, 1, 2, 2, 3, 3, None, 4, 4]

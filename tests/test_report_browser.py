@@ -205,6 +205,14 @@ def test_filters_count_what_is_like_them(short: Any) -> None:
     assert short.locator(".list .empty").is_visible()
 
 
+def test_what_a_reward_says_nothing_of_is_in_no_range_of_it(short: Any) -> None:
+    """In JavaScript null >= 0 and null <= 0."""
+    ask = "(value, least, most) => matches({group: {}, tags: [], rewards: {a: value}}, {reward: 'a', least, most})"
+    asked = [(None, 0, None), (None, None, 0), (None, None, None), (0, 0, None), (0, None, 0), (1, None, 0)]
+    found = [short.evaluate(f"([value, least, most]) => ({ask})(value, least, most)", list(each)) for each in asked]
+    assert found == [False, False, True, True, True, False]
+
+
 def right(tab: Any) -> int:
     """How many are right, by the page's own data."""
     script = "unpackSamples(document.getElementById('samples-data').textContent)"

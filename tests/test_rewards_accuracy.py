@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import pytest
 
@@ -162,6 +163,49 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
     tasks = [{"task": "countdown", "entry": countdown}] * 3 + [{"task": "leg_counting", "entry": leg}] * 2
     assert accuracy(completions, tasks) == [1.0, 0.0, 0.0, 1.0, 0.0]
     assert accuracy(completions, tasks, partial=True) == [1.0, 0.05, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "entry", "right", "wrong"),
+    [
+        ("time_intervals", {"answer": "05:12", "metadata": {"task_type": "time"}}, "05:12", "05:13"),
+        ("spell_backward", {"answer": "abcdef", "metadata": {}}, "abcdef", "abcdefxyz"),
+        ("game_of_life_halting", {"answer": "False", "metadata": {}}, "False", "True"),
+        ("puzzle24", {"answer": "10*(8 - 5) - 6", "metadata": {"numbers": [8, 5, 10, 6]}}, "(8-5)*10-6", "1*2*3*4"),
+        ("complex_arithmetic", {"answer": "1 + 2i", "metadata": {"result": [1, 2]}}, "1 + 2i", "nan"),
+        (
+            "number_sorting",
+            {"answer": "['1.5', '3.0']", "metadata": {"direction": "ascending"}},
+            '["1.5", "3"]',
+            '["2.5", "3"]',
+        ),
+        (
+            "number_sorting",
+            {"answer": "['1.5', '3.0']", "metadata": {"direction": "ascending"}},
+            "['1.5', '3.0']",
+            "[NaN, NaN]",
+        ),
+        ("word_sorting", {"answer": "a, b", "metadata": {"sorted_words": ["a", "b"]}}, "a, b", "a, b, c"),
+        ("prime_factorization", {"answer": "2 × 3", "metadata": {"number": 6}}, "2 × 3", "2 x 3, I think"),
+        ("arc_agi", {"answer": "1 2", "metadata": {"input": [[2, 1]], "output": [[1, 2]]}}, "1 2", "2 1"),
+    ],
+)
+def test_scorers_give_nothing_for_what_is_no_answer(task: str, entry: dict[str, Any], right: str, wrong: str) -> None:
+    problem = {"task": task, "entry": {"question": "", **entry}}
+    assert accuracy([f"<answer>{right}</answer>", f"<answer>{wrong}</answer>"], [problem] * 2) == [1.0, 0.0]
+
+
+def test_a_task_is_scored_with_its_parameters() -> None:
+    """With the usual three decimals 0.124 is 0.123456; a ladder of five letters is in no usual list of words."""
+    (row,) = gym_rows("decimal_arithmetic", 1, {"max_num_decimal_places": 6, "precision": 8, "seed": 1})
+    entry = {**row["reasoning_gym"]["entry"], "answer": "0.123456"}
+    problem = {**row["reasoning_gym"], "entry": entry}
+    said = ["<answer>0.123456</answer>", "<answer>0.124</answer>"]
+    assert accuracy(said, [problem] * 2) == [1.0, 0.0]
+    (row,) = gym_rows("word_ladder", 1, {"min_word_length": 5, "max_word_length": 5, "seed": 1})
+    assert accuracy([f"<answer>{row['answer']}</answer>"], [row["reasoning_gym"]]) == [1.0]
+    (error,) = accuracy([f"<answer>{row['answer']}</answer>"], [{**row["reasoning_gym"], "params": {}}])
+    assert "word_ladder cannot score its problem's own answer: KeyError" in str(error)
 
 
 def test_rounding_as_the_question_says_is_right() -> None:

@@ -69,6 +69,12 @@ def test_a_thought_without_words_has_no_language(text: str) -> None:
 
 def test_words_are_runs_of_one_script() -> None:
     assert word_scripts("don't 数学abcд") == ["LATIN", "CJK", "CJK", "LATIN", "CYRILLIC"]
+    assert word_scripts("ναι, όχι") == ["GREEK", "GREEK"]
+
+
+def test_signs_of_formulas_are_no_words_of_another_language() -> None:
+    assert language("<think>the angle θ is 2π, in ℝ or 𝑥, 5 µm</think>") == 1.0
+    assert language("<think>the angle γωνία is 2π</think>") == pytest.approx(3 / 4)
 
 
 def test_overlong_is_eq_13_of_dapo() -> None:

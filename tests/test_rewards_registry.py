@@ -37,6 +37,9 @@ async def later(completion):
         raise ValueError("no")
     return float(len(completion))
 
+def level(completion, level=1): return level
+async def level_later(completion, level=1): return level
+
 async def later_batch(completions):
     await asyncio.sleep(0)
     return [float(len(c)) for c in completions]
@@ -237,6 +240,13 @@ def test_a_failure_names_the_file_the_line_and_the_completion(file: Path, isolat
     line = SOURCE.splitlines().index('    raise ValueError("cannot judge")') + 1
     assert failure.message == f"ValueError: cannot judge at {file}:{line}"
     assert failure.completion == "xyz"
+
+
+@pytest.mark.parametrize(("name", "isolate"), [("level", False), ("level", True), ("level_later", False)])
+def test_an_option_wins_over_a_column_of_its_name(file: Path, name: str, isolate: bool) -> None:
+    said = RewardSettings(name=f"{file}:{name}", options={"level": 3}, isolate=isolate)
+    assert totals(said, "x", level=5) == [3.0]
+    assert totals(RewardSettings(name=f"{file}:{name}", isolate=isolate), "x", level=5) == [5.0]
 
 
 def test_isolate_is_for_functions_of_ones_own(file: Path) -> None:

@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -183,11 +182,6 @@ def test_figures_are_means_where_a_reward_applied_and_counts_where_it_did_not() 
         "reward/b/timeout": 0.0,
     }
     assert reward_figures([]) == {}
-
-
-def test_bound_options_win_over_columns_of_the_same_name() -> None:
-    bound = reward(partial(lambda completion, limit: limit, limit=3), accepts=frozenset({"completion", "limit"}))
-    assert only(score([group("x", limit=9)], [bound]).groups)[0].total == 3
 
 
 def shaped(name: str, **more: Any) -> Reward:

@@ -9,7 +9,7 @@ from grpo.types import UserError
 
 
 def gym_rows(task: str, size: int, params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """`prompt`, `answer` and `reasoning_gym` = {"task", "entry"}, which is what the task's own scorer needs.
+    """`prompt`, `answer` and `reasoning_gym` = {"task", "params", "entry"}, which is what the task's own scorer needs.
 
     `answer` is empty where the task names no single right answer.
 
@@ -33,7 +33,8 @@ def gym_rows(task: str, size: int, params: Mapping[str, Any]) -> Iterator[Mappin
     for index in range(size):
         entry = dataset[index]
         answer = "" if entry["answer"] is None else str(entry["answer"])
-        yield {"prompt": entry["question"], "answer": answer, "reasoning_gym": {"task": task, "entry": _plain(entry)}}
+        scored_by = {"task": task, "params": dict(params), "entry": _plain(entry)}
+        yield {"prompt": entry["question"], "answer": answer, "reasoning_gym": scored_by}
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:

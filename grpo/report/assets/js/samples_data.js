@@ -41,14 +41,17 @@ function matches(sample, filter) {
   if (filter.run != null && group.run !== filter.run) return false;
   if (filter.stage && group.stage !== filter.stage) return false;
   if (filter.model && group.model !== filter.model) return false;
-  if (filter.firstStep != null && !(group.step >= filter.firstStep)) return false;
-  if (filter.lastStep != null && !(group.step <= filter.lastStep)) return false;
+  if (!within(group.step, filter.firstStep, filter.lastStep)) return false;
   if (filter.tag && !sample.tags.includes(filter.tag)) return false;
-  const reward = rewardOf(sample, filter.reward);
-  if (filter.least != null && !(reward >= filter.least)) return false;
-  if (filter.most != null && !(reward <= filter.most)) return false;
+  if (!within(rewardOf(sample, filter.reward), filter.least, filter.most)) return false;
   if (filter.problem && !(lower(group, "problem").startsWith(filter.problem) || lower(group, "text").includes(filter.problem))) return false;
   return !filter.text || lower(sample, "completion").includes(filter.text);
+}
+
+/** Whether a number is from `least` to `most`, where these are given. What there is not is in no range: null >= 0 is true. */
+function within(number, least, most) {
+  if (least == null && most == null) return true;
+  return number != null && (least == null || number >= least) && (most == null || number <= most);
 }
 
 /** A text in lower case, made once: ten thousand are searched at every letter. */
