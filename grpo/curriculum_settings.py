@@ -1,6 +1,6 @@
 """What a recipe may say about what changes on the way: problems by how hard they were, lengths, temperatures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import Field
@@ -38,7 +38,7 @@ def begun(schedule: Sequence[Entry], step: int) -> Entry | None:
     return next((entry for entry in reversed(schedule) if entry.step <= step), None)
 
 
-def unreached_entries(schedules: Mapping[str, Sequence[LongerFrom | TemperatureFrom]], steps: int) -> list[str]:
+def unreached_entries(steps: int, **schedules: Sequence[LongerFrom | TemperatureFrom]) -> list[str]:
     """What a user should know of entries that begin after the last of a stage's steps, a sentence each."""
     return [
         f"{name}: the entry of step {entry.step} is never reached, as the stage ends with step {steps}"

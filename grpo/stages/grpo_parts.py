@@ -101,8 +101,10 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
     task = load_task(stage.problems, load_judges(stage.rewards, run), policy.tokenizer, run)
     feed = make_feed(stage.problems, task.problems.train, run.seed, stage.curriculum)
     check_feed(feed, stage.problems, stage.prompts_per_step)
-    schedules = {"length_schedule": stage.length_schedule, "temperature_schedule": stage.temperature_schedule}
-    for note in (*unreached(feed, stage.steps), *unreached_entries(schedules, stage.steps)):
+    later = unreached_entries(
+        stage.steps, length_schedule=stage.length_schedule, temperature_schedule=stage.temperature_schedule
+    )
+    for note in (*unreached(feed, stage.steps), *later):
         run.display.note(f"{run.folder.name}: {note}")
     prompts = list(task.problems.prompt_ids.values())  # those held out are asked too
     mtp = mtp_settings(policy.model, stage.mtp, RlMtpSettings())
