@@ -69,8 +69,10 @@ _END_OF_SENTENCE = re.compile(
     re.DOTALL,
 )
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?[$£€]?\d+\s+\d+/\d+"
-    r"|(?<![\w.])[-+−]?[$£€]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:/\d+)?%?|(?<![A-Za-z\d])\d+(?:\.\d+)?(?![A-Za-z]\d|[A-Z])"
+    r"(?<![\w.:])\d{1,3}(?::\d{1,3})+(?![\d:])(?:\s?[AaPp]\.?[Mm]\b)?"
+    r"|(?<![\w.])[-+−]?[$£€]?\d+\s+\d+/\d+"
+    r"|(?<![\w.])(?:(?:negative|minus)\s+(?=\d)|[-+−])?[$£€]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:/\d+)?%?"
+    r"|(?<![A-Za-z\d])\d+(?:\.\d+)?(?![A-Za-z]\d|[A-Z])"
 )
 _RESULT = re.compile(r"=\s*([$£€]?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z])[^=+*/<>]*$")
 _BETWEEN_NUMBERS = re.compile(r"[\s*$]*(?:,|or|and|,\s*or|,\s*and|or\s+maybe|or\s+possibly)[\s*$]*", re.IGNORECASE)
@@ -81,7 +83,7 @@ _REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IG
 _DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|impossible|unlikely|less|more|fewer|greater|least|most"
-    r"|between|under|above|below|exceeds?)\b|n't\b",
+    r"|between|under|above|below|exceeds?|negative|minus|plus|half|squared|cubed)\b|n't\b",
     re.IGNORECASE,
 )
 """What keeps the only number of a sentence from being its answer."""
@@ -96,9 +98,18 @@ _CORRECT_CHOICE = re.compile(
     r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE
 )
 _LEADING = re.compile(
-    r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?|round(?:s|ed)?\s+(?:up\s+|down\s+)?to)\b|[:=])\s*",
+    r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?|round(?:s|ed)?\s+(?:up\s+|down\s+)?to)\b|=|:(?!\d))\s*",
     re.IGNORECASE,
 )
+_NO_ANSWER = re.compile(
+    r"(?:correct|right|reasonable|verified|valid|consistent|confirmed|in (?:the|its|simplest)\b)[^\d$]*$", re.IGNORECASE
+)
+"""What is said of an answer after "the answer is"."""
+
+_STATING = frozenset({"is", "are", "the", "it", "then", "so"})
+"""Words between what is asked for and its value, as in "x is 5": no second answer."""
+
+_NAMED_BEFORE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*(?=\W{0,4}$)")
 _HEDGES = frozenset(
     [
         "and",
@@ -222,7 +233,10 @@ def _adds(between: str) -> bool:
     """Whether the text between two answers says nothing but "or", "and", "alternatively", "the answer is"."""
     if len(between) > 120:
         return False
+    between = _NAMED_BEFORE.sub("", between)
     words = re.findall(r"[^\W\d_]+", between.casefold())
+    if {"is", "are"}.intersection(words) and _STATING.issuperset(words):
+        return False
     return all(word in _HEDGES for word in words) and not re.search(r"[\d=<>+]", between)
 
 
@@ -275,12 +289,23 @@ def _spoken(text: str) -> Answer | None:
         _Span(match.start(), match.end() + len(sentence), sentence)
         for match in (*_last(_ANSWER_IS.finditer(text)), *_last(_HEADING.finditer(text)))
         if (sentence := _sentence(text[match.end() : match.end() + MAX_SENTENCE]))
+        and not _NO_ANSWER.match(sentence)
+        and not _opens(text, match, sentence)
     ]
     found += [_Span(match.start(), match.end(), match[1]) for match in _last(_IS_THE_ANSWER.finditer(text))]
     found.sort(key=lambda span: span.start)
     following = [*found[1:], _Span(len(text), len(text), "")]
     found = [one for one, after in zip(found, following, strict=False) if one.end <= after.start]
     return Answer(_joined(_together(text, found)), "answer_is") if found else None
+
+
+def _opens(text: str, match: re.Match[str], sentence: str) -> bool:
+    """Whether "Answer:" is a heading over a solution of several sentences, of which the first is no answer."""
+    if text[: match.start()].strip(" \t\n*#_>"):
+        return False
+    rest = text[match.end() :].strip(" \t\n*:_$")
+    behind = re.search(r"(?:[.!?]\s|\n)(.*)", rest, re.DOTALL)
+    return not rest.startswith(sentence.strip(" $*")) and behind is not None and bool(re.search(r"\d", behind[1]))
 
 
 def _last(matches: Iterator[re.Match[str]]) -> deque[re.Match[str]]:

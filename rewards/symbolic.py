@@ -71,11 +71,15 @@ def by_latex(gold: str, answer: str) -> bool:
         if _is_readable(gold):
             return False
         raise ValueError(f"gold answer {gold!r} cannot be read as mathematics")
-    if not answers or gold.count(",") != answer.count(","):
+    if not answers or _commas(gold) != _commas(answer):
         return False
     from math_verify import verify
 
     return bool(verify(golds, answers, timeout_seconds=None))
+
+
+def _commas(text: str) -> int:
+    return text.count(",") - text.count("\\,")
 
 
 def long_precision(digits: int) -> sampling.Arithmetic:

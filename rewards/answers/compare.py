@@ -17,6 +17,7 @@ from grpo.rewards.answers.meaning import (
     is_dependent,
     is_name,
     is_order,
+    measured,
     mentions,
     metres,
     name_first,
@@ -165,7 +166,10 @@ class _Comparison:
             return self.two_relations(name_first(gold), name_first(answer))
         if gold.op == "rel":
             return any(self.same(value, answer) for value in stated(name_first(gold), self.equal))
-        return any(self.same(gold, value) for value in stated(name_first(answer), self.equal))
+        values = stated(name_first(answer), self.equal)
+        if not values and gold.op in EXPRESSIONS and not sampling.symbols(gold):
+            values = measured(answer)
+        return any(self.same(gold, value) for value in values)
 
     def two_relations(self, gold: Node, answer: Node) -> bool:
         if gold.value == answer.value == ("in",):
@@ -267,6 +271,8 @@ class _Comparison:
         if gold.op != answer.op:
             if self.dozens(gold, answer):
                 return True
+            if any(unmarked(op, node) is not None for op in ("%", "degree") for node in (gold, answer)):
+                return False  # 25% is no $25, and 30 degrees are no 30 cm
             return self.same(*(node.args[0] if node.op == "quantity" else node for node in (gold, answer)))
         rate = exchange(gold.value, answer.value)
         if rate is None:

@@ -199,6 +199,8 @@ class ExpressionReader(Cursor, ABC):
     def subscripted(self, node: Node) -> Node:
         """A name with an index, or a numeral with its base."""
         raw = self.before()
+        if raw.text == ")" and self.index > 1 and self.ahead(-2).kind == "num" and self.ahead(-3).text == "(":
+            raw = self.ahead(-2)  # (1010)_2
         self.expect("_")
         label = self.label()
         if node.op == "sym":
@@ -496,6 +498,8 @@ class ExpressionReader(Cursor, ABC):
         self.label()
         if name in ("cases", "aligned", "align", "gathered", "split"):
             cells = [cell for row in rows for cell in row.args]
+            if name == "cases" and len(rows) > 1 and all(len(row.args) == 2 for row in rows):
+                return Node("list", rows)  # each value with its condition
             return Node("list", tuple(cells)) if len(cells) > 1 else cells[0]
         return Node("vertical" if name in ("vmatrix", "Vmatrix") else "matrix", rows)
 
@@ -507,7 +511,7 @@ class ExpressionReader(Cursor, ABC):
                 raise Unreadable("an environment that never ends")
             if self.skip("\\\\"):
                 rows.append([])
-            elif not (self.skip("&") or self.skip(",") or self.skip(".")):
+            elif not any(map(self.skip, ("&", ",", ".", "if", "for", "when"))):
                 rows[-1].append(self.relation())
         return Node("rows", tuple(Node("row", tuple(row)) for row in rows if row))
 

@@ -18,7 +18,10 @@ _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 _CAPITAL_CONSTANT = re.compile(r"(?<![A-Za-z_])[IE](?![A-Za-z_])")
-_ANOTHER_OPTION = re.compile(r"(?:or|and|[,/&])\W*[A-J]\b", re.IGNORECASE)
+_ANOTHER_OPTION = re.compile(
+    r"(?:or|and|[,/&])\W*[A-J]\b.*|(?=.*\b[A-J]\b)\W*(?:(?:or|and|maybe|perhaps|possibly|either|[A-J])\b\W*)+",
+    re.IGNORECASE | re.DOTALL,
+)
 _LABEL = re.compile(r"\([A-J]\)[\s:.~]*(?:\\[ ,;:]|\\quad)*\s*(\S.*)")
 _SYMBOLIC = re.compile(r"[\\^_=<>+*/{}()\[\]|√²]")
 
@@ -37,7 +40,7 @@ def judged(gold: str, answer: str, tolerance: Tolerance = EXACT) -> bool | None:
     gold, answer = _unlabelled(*_with_points(gold, answer))
     if (verdict := as_choice(gold, answer)) is not None:
         return verdict
-    if (day := when(gold)) is not None and (other := when(answer)) is not None:
+    if (day := when(unstyled(gold))) is not None and (other := when(unstyled(answer))) is not None:
         return same_moment(day, other)
     return compared(gold, answer, at_sight(tolerance))
 
@@ -64,7 +67,7 @@ def compared(gold: str, answer: str, equal: Equal) -> bool | None:
 
 def needs_more(text: str, readings: list[Node]) -> bool:
     """Whether the text is mathematics beyond this reader: integrals, sums, limits."""
-    return not readings and bool(re.search(r"\\(?:int|sum|prod|lim|partial|iint|oint|frac|sqrt)\b", text))
+    return not readings and bool(re.search(r"\\(?:int|sum|prod|lim|partial|iint|oint|frac|sqrt)(?![a-zA-Z])", text))
 
 
 def is_text(answer: str) -> bool:
@@ -101,7 +104,7 @@ def _with_points(gold: str, answer: str) -> tuple[str, str]:
 def _unlabelled(gold: str, answer: str) -> tuple[str, str]:
     """(C) 12 beside 12 has the label of an option, which the other side lacks."""
     first, second = (_LABEL.fullmatch(unstyled(text).strip()) for text in (gold, answer))
-    if second and not first and choice(gold) is None:
+    if second and not first and choice(gold) is None and choices(gold) is None:
         return gold, second[1]
     if first and not second and choice(answer) is None:
         return first[1], answer
@@ -125,7 +128,7 @@ def as_choice(gold: str, answer: str) -> bool | None:
 def _same_option(gold: tuple[str, str], answer: tuple[str, str]) -> bool | None:
     """Compare letters; where both say more, that must agree as well, or else they may be initials: E. coli."""
     letter, text = answer
-    if letter.upper() != gold[0].upper() or (not gold[1] and _ANOTHER_OPTION.match(text)):
+    if letter.upper() != gold[0].upper() or (not gold[1] and _ANOTHER_OPTION.fullmatch(text)):
         return False
     first, second = (set(key(part).split()) for part in (gold[1], text))
     return True if first <= second or second <= first or judged(gold[1], text) else None

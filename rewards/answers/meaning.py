@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
+from itertools import combinations
 
 from grpo.rewards.answers import sampling
 from grpo.rewards.answers.matrices import multiplied_out
@@ -69,18 +69,47 @@ def is_name(node: Node) -> bool:
     """Whether the node only names what an equation gives a value: x, f(x), AB, a + b, (x, y), dy/dx."""
     if node.op == "sym":
         return node.value not in ("pi", "e")
+    if node.op == "*" and (_is_function(node.args[0]) or _is_inverse(node.args[0])):
+        return node.args[1].op in EXPRESSIONS  # f(2), f^{-1}(3)
     if node.op == "^":
-        return node.args[0].op == "sym" and node.args[1] == Node("neg", (num(1),))
+        return _is_inverse(node)
     if node.op == "call":
         return node.value not in ("sqrt", "root") and all(map(is_name, node.args))
     return node.op in ("*", "/", "+", "seq", "ratio", "list") and bool(node.args) and all(map(is_name, node.args))
+
+
+_FUNCTIONS = frozenset("fghFGHPpqQ")
+
+
+def _is_function(node: Node) -> bool:
+    """A letter that stands for a function, f' too."""
+    return node.op == "sym" and str(node.value).rstrip("'") in _FUNCTIONS
+
+
+def _is_inverse(node: Node) -> bool:
+    """f^{-1}."""
+    return node.op == "^" and node.args[0].op == "sym" and node.args[1] == Node("neg", (num(1),))
+
+
+def measured(node: Node) -> list[Node]:
+    """The number that an equation gives an expression of several names, or a function: a^2 + b^2 = 5, cos(2x) = 1/2.
+
+    Of one name alone it may be an equation yet to be solved: x^2 = 5.
+    """
+    left, right = node.args[0], node.args[-1]
+    if node.value != ("=",) or sampling.symbols(right) or not {left.op, right.op} <= EXPRESSIONS:
+        return []
+    names = sampling.symbols(left)
+    called = left.op == "call" and left.value not in ("sqrt", "root")
+    return [right] if len(names) > 1 or (called and names) else []
 
 
 def is_dependent(node: Node) -> bool:
     """Y, or a function such as f(x), f(t) or y(x)."""
     if node.op == "sym":
         return node.value == "y"
-    return node.op == "*" and node.args[0].op == "sym" and node.args[0].value in ("f", "g", "h", "y", "F")
+    named = node.op == "*" and node.args[0].op == "sym" and node.args[0].value in ("f", "g", "h", "y", "F")
+    return named and is_name(node.args[1])
 
 
 def name_first(node: Node) -> Node:
@@ -110,13 +139,11 @@ def stated(node: Node, equal: Equal) -> list[Node]:
         formula = not any(is_name(side) for side in all_of_it) and any(sampling.symbols(side) for side in part)
         if formula and not is_identity(part, equal):
             return []  # it states no value
-        numeric = [
-            without_unit(side) for side in part if not sampling.symbols(side) and without_unit(side).op in EXPRESSIONS
-        ]
+        numeric = [bare(side) for side in part if not sampling.symbols(side) and bare(side).op in EXPRESSIONS]
         if any(not equal(side, numeric[-1]) for side in numeric[:-1]):
             return []
         found.append(part[-1])
-    return found if all(is_rounding(exact, rounded) for exact, rounded in pairwise(found)) else found[-1:]
+    return found if all(is_rounding(exact, rounded) for exact, rounded in combinations(found, 2)) else found[-1:]
 
 
 def is_rounding(exact: Node, rounded: Node) -> bool:
@@ -153,6 +180,14 @@ def is_identity(sides: list[Node], equal: Equal) -> bool:
 def without_unit(node: Node) -> Node:
     """The value of a quantity."""
     return node.args[0] if node.op == "quantity" else node
+
+
+def bare(node: Node) -> Node:
+    """Without any unit in it: 12 * $5."""
+    node = without_unit(node)
+    if not mentions(node, "quantity"):
+        return node
+    return Node(node.op, tuple(map(bare, node.args)), node.value)
 
 
 def unnamed(node: Node) -> Node:

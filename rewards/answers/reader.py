@@ -1,13 +1,14 @@
 """Reads an answer into a tree, by recursive descent over its tokens. It only reads: nothing is evaluated."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 from grpo.rewards.answers import names
 from grpo.rewards.answers.cursor import END
 from grpo.rewards.answers.expressions import BARS, CLOSING, SEPARATORS, ExpressionReader
 from grpo.rewards.answers.tokens import tokens
 from grpo.rewards.answers.tree import Node, TooLarge, Unreadable, num
-from grpo.rewards.answers.units import is_unit
+from grpo.rewards.answers.units import exchange, is_unit
 from grpo.rewards.answers.words import number_in_words
 
 IN_UNITS = frozenset({"/", "^", "-", "{", "}", ".", "'", "\\cdot", "*", ",", '"'})
@@ -63,8 +64,13 @@ class _AnswerReader(ExpressionReader):
 
     def item(self) -> Node:
         self.lead()
+        negative = self.is_word_here() and self.now.text.casefold() in ("negative", "minus")
+        if negative:
+            self.take()
         number = self.spelled_number()
         node = self.tail(number) if number else self.relation()
+        if negative:
+            node = _inside(node, lambda value: Node("neg", (value,)))
         if self.now.text.casefold() in names.CONDITIONS and self.now.text:
             node = Node("cond", (node,), self.rest())
         return node
@@ -102,7 +108,7 @@ class _AnswerReader(ExpressionReader):
     def rest(self) -> str:
         """What is left of an item, as text. Raises Unreadable where it holds another case."""
         found: list[str] = []
-        while not self.done() and self.now.text not in CLOSING:
+        while not self.done() and (self.now.text not in CLOSING or found.count("{") > found.count("}")):
             if {",", ";"} & set(found) and self.now.text.casefold() in (*names.CONDITIONS, "otherwise"):
                 raise Unreadable("several cases")
             found.append(self.take().text)
@@ -154,7 +160,8 @@ class _AnswerReader(ExpressionReader):
             word = self.now.text.casefold()
             if word in names.SCALES and (self.is_word_here()):
                 self.take()
-                node = Node("*", (node, num(names.SCALES[word])))
+                scale = num(names.SCALES[word])
+                node = _inside(node, partial(_times, scale))
             elif word in ("percent", "pct") or (word == "per" and self.ahead().text == "cent"):
                 self.index += 2 if word == "per" else 1
                 node = Node("%", (node,))
@@ -164,9 +171,22 @@ class _AnswerReader(ExpressionReader):
             elif word in ("radians", "radian", "rad") and self.is_last():
                 self.take()
             elif (unit := self.unit()) is not None:
-                return _with_unit(node, unit)
+                return self.compound(_with_unit(node, unit))
             else:
                 return node
+        return node
+
+    def compound(self, node: Node) -> Node:
+        """2 hours and 30 minutes: a smaller unit of the same kind adds to the quantity."""
+        start = self.index
+        self.skip("and")
+        if node.op == "quantity" and self.now.kind == "num":
+            value = self.power()
+            smaller = self.unit()
+            rate = exchange(node.value, smaller) if smaller else None
+            if rate is not None and rate < 1:
+                return Node("quantity", (Node("+", (node.args[0], Node("*", (value, num(rate))))),), node.value)
+        self.index = start
         return node
 
     def is_last(self) -> bool:
@@ -216,6 +236,15 @@ class _AnswerReader(ExpressionReader):
             or (text == "." and self.ahead() is END)
             or (self.now.kind == "num" and self.before().text not in ("^", "{"))
         )
+
+
+def _times(factor: Node, value: Node) -> Node:
+    return Node("*", (value, factor))
+
+
+def _inside(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node changed, of a quantity its number: minus 3 cm, $1.2 million."""
+    return Node("quantity", (change(node.args[0]),), node.value) if node.op == "quantity" else change(node)
 
 
 def _with_unit(node: Node, unit: str) -> Node:

@@ -38,7 +38,7 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*(\S.*)|\s*)",
     re.DOTALL | re.I,
 )
-_CHOICES = re.compile(r"[A-Z](?:\s*(?:,|;|and|&|\s)?\s*[A-Z]){1,9}")
+_CHOICES = re.compile(r"[A-Z](?:\s*(?:[,;]?\s*and|,|;|&|\s)?\s*[A-Z]){1,9}")
 LAST_OPTION = "J"
 _ARTICLES = re.compile(r"\b(?:the|a|an)\b")
 _SYNONYMS = {
@@ -106,7 +106,7 @@ def labelled(text: str) -> tuple[str, str] | None:
 
 def choices(text: str) -> list[str] | None:
     """The letters of several options, in their order: ABD, or A, B and D."""
-    bare = _STYLES.sub("", text).strip(" $*.{}()")
+    bare = re.sub(r"[()\[\]]", " ", _STYLES.sub("", text)).strip(" $*.{}")
     if not _CHOICES.fullmatch(bare):
         return None
     letters = re.findall(r"[A-Z]", bare)
