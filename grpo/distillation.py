@@ -51,11 +51,10 @@ def load_teacher(settings: TeacherSettings, policy: Policy, device: torch.device
     given = settings.model_dump(include={"path", "dtype", "trust_remote_code"})
     tokenizer = load_tokenizer(settings.path, settings.trust_remote_code)
     model = load_model(settings.path, ModelSettings(**given, mtp="drop"), tokenizer)
-    ours, theirs = policy.model.config.vocab_size, model.config.vocab_size  # type: ignore[union-attr]
-    if tokenizer.get_vocab() != policy.tokenizer.get_vocab() or ours != theirs:
+    if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError(
-            f"teacher.path: expected a model with the policy's {ours} tokens, got {settings.path} with other ones: "
-            "choose a teacher with the same tokenizer"
+            f"teacher.path: expected a model with the policy's {len(policy.tokenizer)} tokens, got {settings.path} "
+            "with other ones: choose a teacher with the same tokenizer"
         )
     model.requires_grad_(False).to(device)  # type: ignore[arg-type]
     return model, [f"teacher: {note}" for note in prepare_packing(model, tokenizer)]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from grpo.advantage_settings import AdvantageSettings, GdpoAdvantage, GroupAdvantage
+from grpo.advantage_settings import AdvantageSettings, GroupAdvantage
 from grpo.correction_settings import CorrectionSettings, OffPolicyMask
 from grpo.curriculum_settings import CurriculumSettings, LongerFrom, TemperatureFrom, begun, check_steps
 from grpo.engine_settings import RolloutSettings
@@ -131,10 +131,11 @@ class GrpoStage(TrainingSettings):
         return self
 
     @model_validator(mode="after")
-    def _gdpo_has_no_kl_in_its_rewards(self) -> Self:
-        if isinstance(self.advantage, GdpoAdvantage) and self.kl.beta and self.kl.place == "reward":
+    def _kl_is_in_no_reward_that_is_normalised_by_its_group(self) -> Self:
+        if self.kl.beta and self.kl.place == "reward" and self.advantage.kind in ("grpo", "gdpo"):
             raise ValueError(
-                "advantage gdpo normalises every reward by itself: put kl in the loss, or set its beta to 0"
+                f"advantage {self.advantage.kind} divides by a group's deviation, which in a group without signal is "
+                "the KL's alone, whatever beta: put kl in the loss, or say advantage: {kind: rloo}"
             )
         return self
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -124,10 +125,36 @@ def _check_targets(model: nn.Module, targets: list[str]) -> None:
 
 
 def merged_model(model: nn.Module) -> nn.Module:
-    """The model without adapters: itself when it has none, otherwise a merged copy. `model` stays as it is."""
+    """The model without adapters: itself when it has none, otherwise a merged copy. `model` stays as it is.
+
+    The copy is made in the CPU's memory: beside the model a GPU may have no room for a second one.
+    """
     if not isinstance(model, PeftModel):
         return model
-    return copy.deepcopy(model).merge_and_unload()
+    device = model.device
+    copied = copy.deepcopy(model.to("cpu")).merge_and_unload()
+    model.to(device)
+    return copied
+
+
+def lost_by_merging(model: nn.Module) -> float:
+    """The share of what adapters have learned that rounding takes away when they are merged into 16-bit weights.
+
+    A change below half of a weight's last bit leaves it as it was. 0 without adapters, or with weights in float32.
+    """
+    learned = lost = 0.0
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and layer.active_adapters:
+            weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+            if weight.dtype == torch.float32:
+                continue
+            for adapter in layer.active_adapters:
+                if adapter in layer.lora_A:
+                    change = cast(Any, layer).get_delta_weight(adapter).float()
+                    exact = weight.float() + change
+                    learned += change.square().sum().item()
+                    lost += (exact.to(weight.dtype).float() - exact).square().sum().item()
+    return (lost / learned) ** 0.5 if learned else 0.0
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------

@@ -27,10 +27,14 @@ from grpo.forward import prepare_packing
 from grpo.grpo_stage import GrpoStage
 from grpo.learner import Learner
 from grpo.metrics import RunLog
-from grpo.policy import Policy, Reference, load_policy, save_policy
+from grpo.policy import Policy, Reference, load_policy, lost_by_merging, save_policy
+from grpo.pretrained import load_config
 from grpo.run import StageRun
 from grpo.training_settings import TrainingSettings
 from grpo.types import EngineLost, UserError
+
+LOST = 0.05
+"""Share of what adapters learned whose loss is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Training:
 
 def starting_policy(run: StageRun) -> Policy:
     """The model that the stage starts from, on its device, ready for packed sequences."""
+    if getattr(load_config(run.start_model, run.model.trust_remote_code), "quantization_config", None) is not None:
+        raise UserError(
+            f"{run.start_model}: expected weights to train, got quantised ones, of which only what is not quantised "
+            "would be trained: give the model as it was before"
+        )
     policy = load_policy(run.model, run.start_model, seed=run.seed + run.number)
     policy.model.to(run.accelerator.device)
     for note in prepare_packing(policy.model, policy.tokenizer):
@@ -265,6 +274,11 @@ def finish(training: Training) -> Path:
     """Leave the stage's model in its folder and close the log."""
     folder = training.run.folder / "model"
     if training.learner.accelerator.is_main_process:
+        if (lost := lost_by_merging(training.policy.model)) > LOST:
+            training.run.display.note(
+                f"{training.run.folder.name}: rounding takes {lost:.0%} of what adapters learned as they are merged "
+                "into the model's 16-bit weights: model.dtype: float32 keeps it"
+            )
         save_policy(training.policy, folder)
     training.log.close()
     training.learner.accelerator.wait_for_everyone()

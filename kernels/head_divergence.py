@@ -22,21 +22,24 @@ class States(NamedTuple):
     head: Callable[[Tensor], Tensor]
     rules: LogitRules
 
-    def logprobs(self, first: int, last: int) -> Tensor:
-        """Log-probabilities (n, V) of some of the tokens."""
-        return self.rules(self.head(self.hidden_ND[first:last])).log_softmax(-1)
+    def logits(self, first: int, last: int) -> Tensor:
+        """The logits (n, V) of some of the tokens."""
+        return self.rules(self.head(self.hidden_ND[first:last]))
 
 
 def divergence_scores(student: States, teacher: States, target_ids_N: Tensor) -> tuple[Tensor, Tensor]:
     """The targets' log-probabilities under the student, and KL(teacher, student) in nats, (N,) each.
 
-    The gradient is the student's alone.
+    The gradient is the student's alone. Models of one tokenizer may have more logits than it has tokens, and one more
+    than the other: what only one of them has is left out of both.
     """
 
     def scores(first: int, last: int) -> tuple[Tensor, Tensor]:
-        student_NV = student.logprobs(first, last)
+        student_NV = student.logits(first, last)
         with torch.no_grad():
-            teacher_NV = teacher.logprobs(first, last)
+            teacher_NV = teacher.logits(first, last)
+        both = min(student_NV.size(-1), teacher_NV.size(-1))
+        student_NV, teacher_NV = student_NV[:, :both].log_softmax(-1), teacher_NV[:, :both].log_softmax(-1)
         kl_N = (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
         return student_NV.gather(1, target_ids_N[first:last, None]).squeeze(1), kl_N
 

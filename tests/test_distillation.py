@@ -92,6 +92,18 @@ def test_a_stage_draws_nearer_to_its_teacher(write_recipe: Callable[..., Path], 
     assert [row["loss"] for row in rows] == pytest.approx([row["distill/kl"] for row in rows], rel=1e-5)
 
 
+def test_rows_that_pad_a_teachers_vocabulary_are_left_out(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    """Qwen2.5's larger models have 128 rows more than its small ones, and the same tokenizer."""
+    model, padded = tiny_model("llama"), tiny_model("llama")
+    padded.load_state_dict(model.state_dict())
+    padded.resize_token_embeddings(model.config.vocab_size + 128)
+    padded.get_output_embeddings().weight.data[model.config.vocab_size :] = 5.0
+    loss, _ = Distillation(6, padded, 1.0)(model, pack(SEQUENCES, CPU))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    same, _ = Distillation(6, model, 0.0)(model, pack(SEQUENCES, CPU))
+    assert Distillation(6, padded, 0.0)(model, pack(SEQUENCES, CPU))[0].item() == pytest.approx(same.item(), rel=1e-6)
+
+
 def test_a_teacher_is_the_trunk_alone_and_may_bring_code_where_that_is_allowed(
     tmp_path: Path, byte_tokenizer: Any, tiny_model: Callable[..., PreTrainedModel]
 ) -> None:

@@ -110,7 +110,7 @@ def test_masked_sequences_are_left_out_and_do_not_count(aggregation: str) -> Non
 
 SILENT: list[dict[str, Any]] = [
     NO_KL,
-    {"kl": {"beta": 0.1, "place": "reward"}},
+    {"kl": {"beta": 0.1, "place": "reward"}, "advantage": {"kind": "rloo"}},
 ]
 MOVING: list[dict[str, Any]] = [
     {"kl": {"beta": 0.1}},

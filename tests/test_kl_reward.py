@@ -21,6 +21,7 @@ def stage(estimator: str, budget: int = 4096) -> GrpoStage:
         {
             "kind": "grpo", "lr": 1, "steps": 1, "problems": {"path": "p"}, "rewards": [{"name": "accuracy"}],
             "rollout": {"temperature": TEMPERATURE}, "kl": {"place": "reward", "estimator": estimator},
+            "advantage": {"kind": "rloo"},
             "tokens_per_micro_batch": budget,
         }
     )  # fmt: skip

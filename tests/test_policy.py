@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -19,6 +19,7 @@ from grpo.model_settings import InitSettings, LoraSettings, ModelSettings
 from grpo.policy import (
     Policy,
     load_policy,
+    lost_by_merging,
     make_reference,
     merged_model,
     save_policy,
@@ -283,6 +284,21 @@ def test_a_reference_leaves_none_of_its_adapters_in_autocasts_cache(folders: dic
         together = policy.model(IDS).logits
     assert torch.equal(together, alone)
     assert not torch.equal(other, alone)
+
+
+def test_what_rounding_takes_from_merged_adapters_by_hand() -> None:
+    """0.1 is 0.10009765625 in bfloat16, whose steps are 4.9e-4 there: 2e-4 is lost, 2 ** -11 is kept."""
+    linear = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    model = get_peft_model(torch.nn.Sequential(linear), LoraConfig(r=1, lora_alpha=1, target_modules=["0"]))
+    linear.weight.data.fill_(0.1)
+    (layer,) = [module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "lora_B")]
+    layer.lora_A["default"].to(torch.float32).weight.data.fill_(1.0)
+    lost = []
+    for change in (2e-4, 2.0**-11, 0.0):
+        layer.lora_B["default"].to(torch.float32).weight.data.fill_(change)
+        lost.append(lost_by_merging(model))
+    assert lost == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
+    assert lost_by_merging(torch.nn.Linear(1, 1).to(torch.bfloat16)) == 0.0
 
 
 def test_a_model_without_adapters_is_its_own_merged_model(folders: dict[str, Path]) -> None:

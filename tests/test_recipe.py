@@ -187,6 +187,7 @@ def test_a_gate_may_be_a_name() -> None:
         ([{"name": "accuracy", "only_if": "accuracy"}], {}, "only_if of accuracy names itself"),
         ([{"name": "accuracy", "clip": [1, 0]}], {}, "clip must be the least and the most"),
         ([{"name": "accuracy"}], {"advantage": {"kind": "gdpo"}, "kl": {"place": "reward"}}, "put kl in the loss"),
+        ([{"name": "accuracy"}], {"kl": {"place": "reward"}}, "advantage grpo divides by a group's deviation"),
     ],
 )
 def test_rewards_that_do_not_fit_together(rewards: list[dict[str, Any]], values: dict[str, Any], reason: str) -> None:

@@ -122,6 +122,27 @@ def test_a_model_without_tokenizer(
     says(capsys, "bare", "tokenizer")
 
 
+def test_a_quantised_model_is_not_trained(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Any,
+    byte_tokenizer: Any,
+) -> None:  # fmt: skip
+    tiny_model("llama").save_pretrained(tmp_path / "small")
+    byte_tokenizer.save_pretrained(tmp_path / "small")
+    config = tmp_path / "small" / "config.json"
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    assert train([str(write_recipe(model={"path": str(tmp_path / "small")}))]) == 2
+    says(capsys, "small: expected weights to train, got quantised ones")
+
+
+def test_gspo_wants_a_ratio_that_rounding_does_not_clip(
+    write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("0.steps=1", "1.loss={kind: gspo}", "1.precision=bf16", "1.rollout.engine=vllm")
+    assert train([str(write_recipe()), *(f"--set=stages.{one}" for one in small)]) == 2
+    says(capsys, "02-grpo: loss gspo clips", "bfloat16", "correction: {kind: token_truncate}")
+
+
 def test_a_checkpoint_cut_short_is_passed_over(
     write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

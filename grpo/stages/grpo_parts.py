@@ -29,7 +29,7 @@ from grpo.mtp_settings import MtpSettings, RlMtpSettings
 from grpo.objective import PolicyGradient
 from grpo.policy import Policy, Reference, make_reference
 from grpo.rollout.engine import Engine
-from grpo.rollout.make_engine import Work, chosen_engine, make_engine, probe_of
+from grpo.rollout.make_engine import Work, chosen_engine, engine_dtype, make_engine, probe_of
 from grpo.rollout.stopping import decode
 from grpo.rollout.weights import WeightPush
 from grpo.rollouts import RolloutSource, saved_rollouts
@@ -37,7 +37,7 @@ from grpo.run import StageRun
 from grpo.tally import Tally
 from grpo.task import Task, load_judges, load_task
 from grpo.training import Training, measured_before, resume, save_if_due, saved_if_lost, starting_policy, tell
-from grpo.types import Batch, ScoredGroup
+from grpo.types import Batch, ScoredGroup, UserError
 from grpo.watch import TOTAL, watched, watched_rewards
 
 DRIFT = ("sampler/mismatch_mean", "sampler/mismatch_max", "sampler/kl", "sampler/chi2")
@@ -121,7 +121,14 @@ def set_up(stage: GrpoStage, run: StageRun) -> Parts:
         run.model.trust_remote_code,
         tells_routes=stage.experts.routing_replay == "sampler",
     )
-    run.display.note(f"{run.folder.name}: {chosen_engine(rollout, policy.model.config)} samples the completions")
+    engine_name = chosen_engine(rollout, policy.model.config)
+    run.display.note(f"{run.folder.name}: {engine_name} samples the completions")
+    rounds = engine_name != "transformers" and engine_dtype(rollout, policy, work) == "bfloat16"
+    if stage.loss.kind == "gspo" and stage.correction is None and rounds:
+        raise UserError(
+            f"{run.folder.name}: loss gspo clips where a sequence's mean ratio is off by 3e-4, and an engine in "
+            "bfloat16 rounds by more: say correction: {kind: token_truncate}, for a ratio to the learner's own policy"
+        )
     engine = make_engine(rollout, policy, work)
     push_weights = WeightPush(engine, probe_of(rollout, policy, work))
     checked = push_weights(policy.model, version=training.progress.step)
