@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
 from grpo.activations import recompute_layers
@@ -55,7 +56,11 @@ class Learner:
         self.accelerator = accelerator
         self.optimizer = make_optimizer(model, settings)
         self.fp8 = Switch()
-        self.notes = [*_lost_updates(self.trainable()), *_slow_products(settings, accelerator.device)]
+        self.notes = [
+            *_lost_updates(self.trainable()),
+            *_lost_adapters(model),
+            *_slow_products(settings, accelerator.device),
+        ]
         if settings.precision == "fp8_block":
             self.notes += use_fp8(model, self.fp8)
         if settings.activations == "recompute":
@@ -90,6 +95,17 @@ def _lost_updates(trained: Sequence[nn.Parameter]) -> list[str]:
     return [
         "weights are trained in bfloat16: an update smaller than 1/256 of a weight is lost; model.dtype: float32 with "
         "a stage's precision: bf16 keeps it"
+    ]
+
+
+def _lost_adapters(model: nn.Module) -> list[str]:
+    """A note for the user where adapters are added to weights in bfloat16 before anything is multiplied by them."""
+    wrapped = [layer for layer in model.modules() if isinstance(layer, ParamWrapper)]
+    if all(layer.get_param().dtype != torch.bfloat16 for layer in wrapped):
+        return []
+    return [
+        "adapters of experts are added to weights in bfloat16 in every forward pass: a change below 1/512 of a weight "
+        "does nothing; model.dtype: float32 keeps it"
     ]
 
 

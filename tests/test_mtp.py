@@ -144,6 +144,17 @@ def test_half_precision_is_warned_of_where_it_is_trained(tiny_model, save) -> No
     assert len(learner_of(load(save(tiny_model("llama"), "whole"), dtype="bfloat16").model).notes) == 1
 
 
+def test_adapters_that_are_added_in_half_precision_are_warned_of(tiny_model) -> None:
+    """Those of linear layers are multiplied by themselves, in float32."""
+    for dtype, targets, notes in (
+        (torch.bfloat16, None, ["adapters of experts are added to weights in bfloat16 in every forward pass"]),
+        (torch.bfloat16, ["q_proj"], []),
+        (torch.float32, None, []),
+    ):
+        model = add_lora(tiny_model("qwen3_moe").to(dtype), LoraSettings(rank=2, targets=targets))
+        assert [note.split(":")[0] for note in learner_of(model).notes] == notes
+
+
 def learner_of(model) -> Learner:
     stage = {"kind": "sft", "steps": 1, "lr": 1e-3, "problems": {"path": "none"}}
     return Learner(model, SftStage.model_validate(stage), 1, Accelerator(cpu=True))
