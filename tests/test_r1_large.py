@@ -1,5 +1,6 @@
 """The recipes of R1's pipeline beyond r1_tiny: they hold together for their models, and in miniature they run."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -108,11 +109,12 @@ def test_the_chain_is_r1s(name: str) -> None:
 
 
 def test_examples_in_prompts_are_right_and_in_the_layout() -> None:
-    for file, mode in (("worked_tasks.jsonl", "think_answer"), ("worked_reasoning.jsonl", "think_text")):
+    tasks = ("worked_tasks.jsonl", "think_answer", ["13", "42", "35", "27"])
+    reasoning = ("worked_reasoning.jsonl", "think_text", ["62", "12", "80", "9"])
+    for file, mode, answers in (tasks, reasoning):
         shots = read_examples(str(ROOT / "examples" / file))
         assert {format_reward(text, mode=mode) for _, text in shots} == {1.0}  # type: ignore[arg-type]
-    answers = ["62", "12", "80", "9"]
-    assert accuracy([text for _, text in shots], answer=answers) == [1.0] * 4
+        assert accuracy([text for _, text in shots], answer=answers) == [1.0] * len(shots)
 
 
 def test_small_talk_is_in_the_layout_and_told_apart() -> None:
@@ -213,6 +215,7 @@ def test_every_stage_of_a_recipe_for_gpus_runs_in_miniature(
     tiny_model: Callable[..., PreTrainedModel],
     byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
+    byte_tokenizer = copy.deepcopy(byte_tokenizer)
     byte_tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     tiny_model(family, max_position_embeddings=2048, initializer_range=0.02).save_pretrained(tmp_path / "tiny")
     byte_tokenizer.save_pretrained(tmp_path / "tiny")

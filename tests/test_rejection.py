@@ -21,6 +21,7 @@ from grpo.problem_settings import ProblemSettings
 from grpo.rejection_stage import RejectionStage
 from grpo.sieve import Sieve, reasons
 from grpo.sources import read_problems
+from grpo.tasks.arithmetic import sums
 from grpo.types import Completion, Finish, Group, Problem, Score, ScoredGroup
 
 # --- the sieve, by hand -----------------------------------------------------------------------------------------------
@@ -188,8 +189,6 @@ def test_nothing_kept_overlaps_an_evaluation(
     recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The evaluation set repeats every second problem, and none of those is sampled."""
-    from grpo.tasks.arithmetic import sums
-
     prompts = [row["prompt"] for row in sums(size=200, terms=2, max_value=20)]
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps({"prompt": p, "answer": "1"}) for p in prompts[::2]))
     file = recipe(decontaminate={"against": [{"path": "test.jsonl"}]})
@@ -213,6 +212,10 @@ def test_other_problems_of_one_name_are_an_evaluation(
     file = write_recipe("named", stages=[REJECTION, evaluation])
     assert train([str(file), "--until", "01-rejection"]) == 0
     assert "problems that overlap evaluations are left out" in capsys.readouterr().out
+    held = {row["prompt"] for row in sums(size=20, terms=2, max_value=20)}
+    candidates = lines(file.parent / "runs" / "named" / "01-rejection" / "candidates.jsonl")
+    assert candidates
+    assert [row for row in candidates if row["prompt"] in held] == []
 
 
 @pytest.mark.parametrize("text", ["null", r'"half a pair: \ud83d"'])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_arguments_become_flags() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of vLLM's own imports
 def test_vllm_reads_what_is_not_wanted_as_that() -> None:
     """Left out, chunked prefill is on, and a server on a CPU dies of a prompt that is cut."""
-    pytest.importorskip("vllm")
+    if not os.environ.get("CI"):
+        pytest.importorskip("vllm")
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -76,8 +78,11 @@ time.sleep(600)
 
 
 def processes_with(mark: str) -> int:
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return sum(mark.encode() in line for line in lines)
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found += mark.encode() in path.read_bytes()
+    return found
 
 
 TIDY = """
@@ -121,8 +126,7 @@ def _wait_until(so: Callable[[], bool]) -> None:
 def test_nothing_is_left_when_the_run_is_killed() -> None:
     mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
     run = subprocess.Popen([sys.executable, "-c", STARTER, mark])
-    while processes_with(mark) < 4:  # the run, the supervisor, the server, and the process of the server
-        time.sleep(0.05)
+    _wait_until(lambda: processes_with(mark) >= 4)  # the run, the supervisor, the server, the process of the server
     run.send_signal(signal.SIGKILL)
     run.wait()
     deadline = time.monotonic() + 20

@@ -70,7 +70,7 @@ def test_more_rank_loses_less(
         to_mla(str(src), tmp_path / f"{rank}", Latents(rank=rank, text=text, window=64))
         before, after = logprobs(src, ids), logprobs(tmp_path / f"{rank}", ids)
         gaps.append((before.exp() * (before - after)).sum(-1).mean().item())
-    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 1.2 * gaps[1] > 1.44 * gaps[2]
 
 
 def test_perplexity_is_that_of_transformers(source: Save, text: Path, byte_tokenizer: Any, load_whole: Load) -> None:
@@ -189,10 +189,13 @@ def test_models_without_a_latent_form(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_qwen3_s_mixture_has_norms_that_stand_in_the_way(source: Save, text: Path, tmp_path: Path) -> None:
+def test_a_qwen3_s_mixture_has_norms_that_stand_in_the_way(
+    source: Save, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     upcycle(str(source("qwen3")), tmp_path / "mixture", Upcycling(experts=4, top_k=2))
     arguments = ["to-mla", str(tmp_path / "mixture"), str(tmp_path / "out"), "--rank", "8", "--text", str(text)]
     assert main(arguments) == 2
+    assert "norm" in capsys.readouterr().err
 
 
 def test_values_that_a_cache_holds(tiny_model: Any) -> None:
