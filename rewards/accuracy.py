@@ -12,6 +12,10 @@ from grpo.rewards.pool import run_all
 from grpo.rewards.symbolic import equivalent, within_limits
 from grpo.rewards.verdict import Noted
 from grpo.settings import NonNegative, Positive
+from grpo.types import one_line
+
+MAX_CHARS = 4_000
+"""Of an answer, or of the beginning of a gold one, that is read; a longer answer is right if it is the gold's text."""
 
 SENTENCES = 8
 """Words from which on a text with the end of a sentence inside it is no name."""
@@ -94,7 +98,7 @@ def gold_text(gold: Any) -> str:
     text = boxed.strip() if boxed else text.removeprefix("<answer>").removesuffix("</answer>").strip()
     if not text:
         raise ValueError("gold answer is empty")
-    if _SENTENCE_ENDS.search(text) and len(text.split()) >= SENTENCES and not readable(text):
+    if _SENTENCE_ENDS.search(text[:MAX_CHARS]) and len(text.split()) >= SENTENCES and not readable(text):
         raise ValueError(
             f"gold answer is sentences, which no answer equals: {text[:80]!r}: give the answer alone, after ####, or "
             "in \\boxed{}"
@@ -107,13 +111,25 @@ def _gold_case(completion: str, gold: Any, tolerance: Tolerance) -> Verdict | _O
         expected = gold_text(gold)
     except ValueError as error:
         return error
-    answer = mathematical_answer(completion)
-    if answer is None:
-        return Noted(0.0, "none")
-    return _compared(expected, answer, tolerance)
+    try:
+        answer = mathematical_answer(completion)
+        return Noted(0.0, "none") if answer is None else _compared(expected, answer, tolerance)
+    except Exception as error:  # of one completion, or of its gold: the others of the batch have nothing to do with it
+        return _unreadable(expected, tolerance, error)
+
+
+def _unreadable(expected: str, tolerance: Tolerance, error: Exception) -> Verdict:
+    """An answer that the reader fails on is wrong; a gold answer that it fails on is an error."""
+    try:
+        judged(expected, expected, tolerance)
+    except Exception:
+        return ValueError(f"gold answer {expected[:80]!r} cannot be read: {type(error).__name__}: {one_line(error)}")
+    return Noted(0.0, "unreadable")
 
 
 def _compared(expected: str, answer: Answer, tolerance: Tolerance) -> Verdict | _Open:
+    if len(answer.text) > MAX_CHARS:
+        return Noted(float(answer.text.strip() == expected), answer.rule)
     verdict = judged(expected, answer.text, tolerance)
     if verdict is not None:
         return Noted(float(verdict), answer.rule)
@@ -125,10 +141,14 @@ def _compared(expected: str, answer: Answer, tolerance: Tolerance) -> Verdict | 
     return _Open(equivalent, arguments, answer.rule)
 
 
-def _task_case(completion: str, task: Mapping[str, Any], partial: bool) -> Verdict | _Open:
+def _task_case(completion: str, task: Any, partial: bool) -> Verdict | _Open:
     from grpo.rewards.gym import gym_score
 
+    told = task if isinstance(task, Mapping) else {}
+    name, entry, params = told.get("task"), told.get("entry"), told.get("params")
+    if not (isinstance(name, str) and isinstance(entry, Mapping) and isinstance(params, Mapping | None)):
+        return ValueError(f"reasoning_gym: expected a task's name and entry, got {one_line(repr(task), 80)}")
     answer = free_answer(completion)
     if answer is None:
         return Noted(0.0, "none")
-    return _Open(gym_score, (task["task"], answer.text, dict(task["entry"]), partial, task.get("params")), answer.rule)
+    return _Open(gym_score, (name, answer.text, dict(entry), partial, params), answer.rule)

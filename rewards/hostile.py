@@ -48,6 +48,7 @@ def _code(mark: str) -> Iterator[tuple[str, str]]:
         "sympify": f'sympify("{touch}")',
         "Function": f"Function('f')({touch})",
         "f-string": f"f'{{{touch}}}'",
+        "other names": f"[exp:=eval,sin:=chr,exp({'+'.join(f'sin({ord(char)})' for char in touch)})]",
     }
     for name, payload in payloads.items():
         for place, frame in _PLACES.items():

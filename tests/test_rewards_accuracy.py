@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from grpo.rewards.accuracy import accuracy, gold_text
 from grpo.rewards.answers.judge import judged
 from grpo.rewards.extraction import boxed_answer, free_answer, mathematical_answer
-from grpo.rewards.gym import runs_code
+from grpo.rewards.gym import literal, parsed
 from grpo.tasks.gym import gym_rows
 
 EVALUATING = [
@@ -162,7 +163,13 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
     ]
     tasks = [{"task": "countdown", "entry": countdown}] * 3 + [{"task": "leg_counting", "entry": leg}] * 2
     assert accuracy(completions, tasks) == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert accuracy(completions, tasks, partial=True) == [1.0, 0.05, 0.0, 1.0, 0.0]
+    assert accuracy(completions, tasks, partial=True) == [
+        1.0,
+        0.05,
+        0.01,
+        1.0,
+        0.0,
+    ]  # what the task gives for what it cannot read
 
 
 @pytest.mark.parametrize(
@@ -222,32 +229,82 @@ def test_part_of_a_score_for_a_wrong_answer_counts_only_where_asked_for() -> Non
     assert accuracy(completions, tasks, partial=True) == [1.0, 0.5, 0.5, 1.0]
 
 
+def renamed(file: str) -> str:
+    """Code in the clothes of elementary functions: numbers that chr turns into text, and eval by another name."""
+    spelled = "+".join(f"sin({ord(char)})" for char in f"open('{file}','w')")
+    return f"[exp:=eval,sin:=chr,exp({spelled})]"
+
+
+ATTACKS = [
+    "eval\\\n('1')", "[eval #\n('1')]", "().\\u005f\\u005fclass", "'' .format (1)", "{0: eval}[0]('1')", "'a'('b')",
+    "open('touched','w')", "__import__('os').system('touch touched')", "x if open else y", "f'{open}'",
+    renamed("touched"), "[sin(0) for exp in [eval] for sin in [chr] for log in [exp(sin(49))]]",
+    "2**(1<<99999)", "ｅval('1')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_a_scorer_evaluates_runs_no_code(attack: str) -> None:
+    for harmless in (parsed, literal):
+        with pytest.raises((ValueError, SyntaxError)):
+            harmless(attack)
+
+
+def test_what_a_scorer_evaluates_is_arithmetic_and_literals() -> None:
+    assert literal("['a', 'b']") == ["a", "b"]
+    assert literal("((0x3a << 1) - 3) & 0xff") == (58 * 2 - 3) & 255
+    assert str(parsed("sin(x)**2 + 3*x**2/2 - pi")) == "3*x**2/2 + sin(x)**2 - pi"
+    assert str(parsed("x", local_dict={"x": 3})) == "3"
+
+
+@pytest.mark.parametrize("task", [*EVALUATING, "puzzle24"])
+def test_no_answer_and_no_entry_runs_code(task: str, tmp_path: Path) -> None:
+    code = renamed(f"{tmp_path}/touched")
+    (row,) = gym_rows(task, 1, {"seed": 3})
+    problem = row["reasoning_gym"]
+    poisoned = {**problem, "entry": _with_code(problem["entry"], code)}
+    answers = [f"\\boxed{{{code}}}", f"<answer>{code}</answer>", f"<answer>{row['answer']}</answer>"]
+    assert accuracy(answers, [problem, problem, poisoned])[:2] == [0.0, 0.0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def _with_code(value: Any, code: str) -> Any:
+    """An entry with code in place of every text."""
+    if isinstance(value, dict):
+        return {key: part if key == "direction" else _with_code(part, code) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_code(part, code) for part in value]
+    return code if isinstance(value, str) else value
+
+
 @pytest.mark.parametrize(
-    "answer",
-    [
-        "eval\\\n('1')",
-        "[eval #\n('1')]",
-        "().\\u005f\\u005fclass",
-        "'' .format (1)",
-        "{0: eval}[0]('1')",
-        "'a'('b')",
-        "'\\x5f'",
-    ],
+    "column", [5, {"task": "chain_sum"}, {"task": 3, "entry": {}}, {"task": "a", "entry": {}, "params": 1}]
 )
-def test_what_a_scorer_evaluates_runs_no_code(answer: str) -> None:
-    assert runs_code(answer)
+def test_a_column_of_another_shape_is_an_error_of_its_completion(column: Any) -> None:
+    fine = {"task": "chain_sum", "entry": {"question": "", "answer": "4"}}
+    wrong, right = accuracy(["4", "<answer>4</answer>"], [column, fine])
+    assert "expected a task's name and entry" in str(wrong)
+    assert right == 1.0
 
 
-def test_the_entry_of_a_problem_runs_no_code_either() -> None:
-    """`number_sorting` evaluates the answer that stands in the data."""
-    entry = {"question": "import x", "answer": "open('touched', 'w')", "metadata": {}}
-    (verdict,) = accuracy(["<answer>[1]</answer>"], [{"task": "number_sorting", "entry": entry}])
-    assert "would run code" in str(verdict)
+@pytest.mark.parametrize(
+    "attack",
+    [r"\boxed{1" + ",000" * 1500 + "}", "\\boxed{72_፩}", r"\boxed{A" + " " * 4000 + "1}", "9" * 9000],
+)
+def test_an_answer_that_cannot_be_read_is_wrong_and_costs_no_other(attack: str) -> None:
+    assert accuracy([attack, "72"], answer=["72", "72"]) == [0.0, 1.0]
+
+
+def test_arithmetic_on_huge_numbers_ends() -> None:
+    """It runs in this process, which nothing kills."""
+    power = r"(\frac{2^{1700}x}{3^{1062}}+\frac{2^{1700}y}{5^{708}}+\frac{2^{1700}z}{7^{586}})^{20}"
+    assert judged("72", power) in (None, False)
+    assert judged(r"(x+y)^{20}", r"(y+x)^{20}") is True
 
 
 @pytest.mark.parametrize("task", EVALUATING)
 def test_scorers_that_evaluate_take_their_own_answers(task: str) -> None:
-    """What their tasks make is no code to the eye that looks for it."""
+    """What their tasks make is no more than may be evaluated."""
     rows = list(gym_rows(task, 5, {"seed": 3}))
     texts = [f"<answer>{row['answer']}</answer>" for row in rows]
     solved = [0.0 if "Integral(" in text else 1.0 for text in texts]  # its derivative would always be right

@@ -413,7 +413,7 @@ class ExpressionReader(Cursor, ABC):
             self.expect("}")
             return node
         token = self.now
-        if token.kind == "num" and token.text.isdigit() and len(token.text) > 1 and not whole:
+        if token.kind == "num" and token.text.isdecimal() and len(token.text) > 1 and not whole:
             digit, others = token.text[0], token.text[1:]
             self.stream[self.index] = Token("num", others, False, num(int(others)).value)
             return num(int(digit))

@@ -260,7 +260,7 @@ def _degree(node: Node) -> Quotient:
 def base(node: Node) -> int:
     """The base of a numeral such as 1010_2; 0 where the subscript is no number."""
     text = node.value[1]
-    return int(text) if text.isdigit() and len(text) < 3 else number_in_words([text.casefold()]) or 0
+    return int(text) if text.isdecimal() and len(text) < 3 else number_in_words([text.casefold()]) or 0
 
 
 def _based(node: Node) -> Quotient:

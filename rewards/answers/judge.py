@@ -13,7 +13,7 @@ from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Node, Unreadable
 from grpo.rewards.answers.words import COMMON, LAST_OPTION, choice, choices, key, labelled, unstyled
 
-_PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?")
+_PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3}){1,99}|\d{1,300})(?:\.\d{1,300})?")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")

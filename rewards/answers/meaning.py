@@ -274,4 +274,4 @@ def unmarked(op: str, node: Node) -> Node | None:
 def written_digits(node: Node) -> Fraction | None:
     """The digits of a numeral as a number, whatever its base."""
     digits, _ = node.value
-    return Fraction(digits) if digits.isdigit() else None
+    return Fraction(digits) if digits.isdecimal() else None

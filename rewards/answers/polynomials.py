@@ -12,6 +12,8 @@ from fractions import Fraction
 from grpo.rewards.answers.tree import TooLarge
 
 MAX_BITS = 40_000
+MAX_BITS_OF_SEVERAL = 2_000
+"""The same for each coefficient of a sum: a power of one multiplies hundreds of them by each other."""
 
 
 MAX_TERMS = 300
@@ -181,8 +183,9 @@ def multiplied(first: Polynomial, second: Polynomial) -> Polynomial:
 def _limited(polynomial: Polynomial) -> Polynomial:
     if len(polynomial) > MAX_TERMS:
         raise TooLarge("an expression with too many terms")
+    most = 2 * (MAX_BITS if len(polynomial) <= 1 else MAX_BITS_OF_SEVERAL)
     for coefficient in polynomial.values():
-        if coefficient.numerator.bit_length() + coefficient.denominator.bit_length() > 2 * MAX_BITS:
+        if coefficient.numerator.bit_length() + coefficient.denominator.bit_length() > most:
             raise TooLarge("a number with too many digits")
     return polynomial
 

@@ -128,8 +128,8 @@ def unit(text: str) -> Unit:
     for piece, before in zip(pieces, ["", *pieces], strict=False):
         if piece in ("/", "per"):
             sign = -1
-        elif piece.isdigit() or piece in ("squared", "cubed"):
-            count = int(piece) if piece.isdigit() else _POWERS[piece]
+        elif piece.isdecimal() or piece in ("squared", "cubed"):
+            count = int(piece) if piece.isdecimal() else _POWERS[piece]
             if not last or not 1 <= count <= 4:
                 return _unknown(pieces)
             dimension, one = _UNITS[last]
