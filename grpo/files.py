@@ -59,7 +59,8 @@ def atomic_file(final: Path) -> Iterator[BinaryIO]:
     with full_disk_is_an_answer(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # not through a link that somebody put there
                 yield file
             sync(temporary)
         except BaseException:

@@ -17,6 +17,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
 from grpo.files import full_disk_is_an_answer, sync
+from grpo.masked import masked
 from grpo.token_lengths import token_lengths
 from grpo.types import Completion, Problem, Score, ScoredGroup, UserError
 
@@ -193,7 +194,7 @@ def require_trackers(wanted: Sequence[str]) -> None:
 def start_trackers(accelerator: Accelerator, run_name: str, wanted: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Start the trackers that the accelerator was made with and tell them the settings."""
     if wanted:
-        accelerator.init_trackers(run_name, config=dict(_flat(settings)))
+        accelerator.init_trackers(run_name, config=dict(_flat(masked(settings))))
 
 
 def _cut(path: Path, size: int) -> None:

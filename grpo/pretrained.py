@@ -73,6 +73,7 @@ def load_model(path: str, settings: ModelSettings, tokenizer: PreTrainedTokenize
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,
             output_loading_info=True,
+            use_safetensors=True,  # other files of weights are pickles
         )
     model, loading = loaded
     # transformers would fill these with random numbers and go on.

@@ -18,6 +18,7 @@ import yaml
 
 from grpo.chain import chain
 from grpo.files import write_atomic
+from grpo.masked import masked
 from grpo.recipe import Recipe
 from grpo.recipe_file import differences, dump_recipe, load_recipe
 from grpo.types import UserError, one_line
@@ -164,7 +165,7 @@ def environment(seed: int) -> dict[str, object]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
         "git_commit": _git_commit(),
-        "command": sys.argv,
+        "command": masked(sys.argv),
     }
 
 

@@ -56,6 +56,7 @@ def load_scalar_model(
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            use_safetensors=True,  # other files of weights are pickles
         )
     model, loading = loaded
     _check_complete(path, model, loading["missing_keys"], new_head)

@@ -1,6 +1,7 @@
 """Asking a server for JSON, with a limit of time, again where that may help, and in one sentence where it does not."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -8,8 +9,22 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
+from grpo.types import UserError
+
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers after which trying again may help."""
+
+
+def bearer(variable: str | None, reward: str) -> dict[str, str]:
+    """The header that shows a server the key in an environment variable. Raises UserError where it holds none."""
+    if variable is None:
+        return {}
+    key = os.environ.get(variable)
+    if not key:
+        raise UserError(
+            f"{reward}: expected a key in the environment variable {variable}, got none: set it, or key_env"
+        )
+    return {"Authorization": f"Bearer {key}"}
 
 
 class Endpoint:

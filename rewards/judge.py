@@ -1,6 +1,5 @@
 """A language model as judge, behind an OpenAI-compatible endpoint: which of two responses is better, in both orders."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
 from grpo.preference_settings import Part
-from grpo.rewards.http import Endpoint
+from grpo.rewards.http import Endpoint, bearer
 from grpo.rewards.verdict import Noted
 from grpo.settings import Count, NonNegative, Positive
 from grpo.summary import judged_text, summary_of
@@ -94,8 +93,7 @@ class Judge:
         self.against, self.opponents, self.part, self.parallel = against, opponents, part, parallel
         self.template = _template(template)
         address = url if url.endswith("/chat/completions") else f"{url.rstrip('/')}/chat/completions"
-        headers = {} if key_env is None else {"Authorization": f"Bearer {_key(key_env)}"}
-        self.endpoint = Endpoint(address, seconds, retries, wait, headers)
+        self.endpoint = Endpoint(address, seconds, retries, wait, bearer(key_env, "judge"))
         self.body = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **(body or {})}
 
     def __call__(self, completions: Sequence[str], prompts: Sequence[str], **columns: Sequence[Any]) -> list[Any]:
@@ -223,10 +221,3 @@ def _template(file: str | None) -> Any:
             f"judge: template {file}: expected it to show prompt, a and b, got none of {', '.join(lacking)}"
         )
     return template
-
-
-def _key(variable: str) -> str:
-    key = os.environ.get(variable)
-    if not key:
-        raise UserError(f"judge: expected a key in the environment variable {variable}, got none: set it, or key_env")
-    return key

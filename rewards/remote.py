@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from grpo.rewards.http import Endpoint
+from grpo.rewards.http import Endpoint, bearer
 from grpo.settings import Count, NonNegative, Positive
 
 
@@ -21,14 +21,16 @@ def remote(
     batch_size: Count = 64,
     parallel: Count = 4,
     headers: dict[str, str] | None = None,
+    key_env: str | None = None,
     **columns: Sequence[Any],
 ) -> list[Any]:
     """What the server at `url` gives for every completion: a number, or null for "does not apply".
 
     It gets {"completions": [...], "prompts": [...], a list for each column} and answers {"rewards": [...]}. A request
     that fails is sent again up to `retries` times, after `wait` seconds and then twice as long each time. Completions
-    whose request failed for good get the exception.
+    whose request failed for good get the exception. `key_env` is the environment variable that holds the server's key.
     """
+    sent = {**(headers or {}), **bearer(key_env, "remote")}
     texts = {"completions": completions, "prompts": prompts, **columns}
     given = {name: list(values) for name, values in texts.items() if values is not None}
     parts = [
@@ -39,7 +41,7 @@ def remote(
     def judge(part: Mapping[str, Sequence[Any]]) -> list[Any]:
         count = len(part["completions"])
         try:
-            return _judged(Endpoint(url, seconds, retries, wait, headers or {}), part, count)
+            return _judged(Endpoint(url, seconds, retries, wait, sent), part, count)
         except (OSError, ValueError, TypeError) as error:
             return [error] * count
 

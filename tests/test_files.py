@@ -131,3 +131,12 @@ def test_what_a_killed_run_left_is_removed_by_that_run_alone(tmp_path):
     for folder in (killed, others, adapters, again):
         folder.cleanup()
     assert names(tmp_path) == []
+
+
+def test_a_file_is_not_written_through_a_link_that_lies_in_its_way(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".tmp-report.html").symlink_to(tmp_path / "precious")
+    write_atomic(tmp_path / "report.html", "page")
+    assert (tmp_path / "report.html").read_text() == "page"
+    assert not (tmp_path / "report.html").is_symlink()
+    assert (tmp_path / "precious").read_text() == "mine"

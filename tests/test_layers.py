@@ -23,7 +23,7 @@ FLOORS = [
         "grpo.families", "grpo.evaluation", "grpo.allocator", "grpo.processor", "grpo.fused", "grpo.token_lengths",
         "grpo.experts", "grpo.experts.routing",
         "grpo.calibration", "grpo.loading", "grpo.reward_reading", "grpo.scalar_model", "grpo.summary",
-        "grpo.where", "grpo.watch", "grpo.processes", "grpo.doctor", "grpo.doctor.*",
+        "grpo.where", "grpo.watch", "grpo.masked", "grpo.processes", "grpo.doctor", "grpo.doctor.*",
         "grpo.metrics", "grpo.display", "grpo.panel", "grpo.drawing", "grpo.rewards", "grpo.rewards.*",
         "grpo.rollout.engine", "grpo.rollout", "grpo.reading", "grpo.decontamination", "grpo.duplicates",
         "grpo.feed",

@@ -28,6 +28,7 @@ from grpo.report.samples import MOST_BYTES, pack_samples, spread
 from grpo.report.series import Series, mean_of, series, stacked, thinned
 from grpo.report.story import Examined, story
 from grpo.report.tables import evaluation_table, reasons
+from grpo.types import UserError
 
 write_run = load_object(f"{Path(__file__).parents[1] / 'benchmarks' / 'report.py'}:write_run")
 DOCTOR_RUNS = Path(__file__).parent / "doctor_runs"
@@ -119,6 +120,22 @@ def test_one_run_has_the_interval_of_its_figure() -> None:
     assert series("a", [rows[:1]], "a") == Series("a", [4], [0.5], [0.4], [0.7])
     assert series("a", [rows], "a") == Series("a", [4, 8], [0.5, 0.6])
     assert series("b", [rows], "b") is None
+
+
+@pytest.mark.parametrize("name", ["x/../../private/01-sft", "../..", "a b"])
+def test_a_stage_that_leads_out_of_the_run_is_refused(tmp_path: Path, name: str) -> None:
+    run = write_recipe(tmp_path / "r", {"kind": "sft", "name": name})
+    with pytest.raises(UserError, match="leads out of the run's folder"):
+        read_run(run)
+
+
+def test_a_link_that_leads_out_of_the_run_is_refused(tmp_path: Path) -> None:
+    run = write_recipe(tmp_path / "r", {"kind": "sft"})
+    (run / "01-sft").mkdir()
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    (run / "01-sft" / "samples.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(UserError, match="leads out of the run's folder"):
+        read_run(run)
 
 
 def test_what_is_stacked_has_one_grid_whatever_was_measured_when() -> None:

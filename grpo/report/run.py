@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +115,19 @@ def _environment(folder: Path, notices: list[str]) -> dict[str, Any]:
     return found
 
 
+def _check_within(run: Path, stage: str) -> None:
+    """Raise UserError where a stage's name or a link leads out of the run: a page is made to be shown."""
+    inside = re.fullmatch(r"[\w.-]+", stage) is not None
+    for place in [run / stage, *(run / stage).glob("*.json*")] if inside else ():
+        inside = inside and place.resolve().is_relative_to(run.resolve())
+    if not inside:
+        raise UserError(f"{run}: stage {stage[:60]!r} leads out of the run's folder: name a run that grpo-train made")
+
+
 def _stage(run: Path, number: int, settings: Mapping[str, Any], notices: list[str]) -> Stage:
     kind = str(settings.get("kind", "stage"))
     name = f"{number:02d}-{settings.get('name') or kind}"
+    _check_within(run, name)
     log = read_log(run / name / "metrics.jsonl")
     if log.broken:
         notices.append(f"{name}/metrics.jsonl: {log.broken} lines are no JSON and are left out")

@@ -7,6 +7,7 @@ from typing import Any
 
 from grpo import __version__
 from grpo.doctor import Finding
+from grpo.masked import masked
 from grpo.report.charts import phases, rows_of
 from grpo.report.comparison import Group, group_runs, keyed, recipes, run_labels, side_by_side, stage_keys
 from grpo.report.figures import charts, other_charts
@@ -38,8 +39,8 @@ def story(examined: Sequence[Examined]) -> dict[str, Any]:
         "groups": [{"label": group.label, "runs": list(group.numbers)} for group in groups],
         "findings": [_findings(one, label) for one, label in zip(examined, labels, strict=True)],
         "stages": [_stage(groups, key, dict(zip(labels, runs, strict=True))) for key in stage_keys(runs)],
-        "recipe": side_by_side(recipes(runs)),
-        "environment": side_by_side([run.environment for run in runs]),
+        "recipe": side_by_side(masked(recipes(runs))),
+        "environment": side_by_side(masked([run.environment for run in runs])),
     }
 
 
