@@ -65,7 +65,7 @@ _MATH = re.compile(
     re.DOTALL,
 )
 _END_OF_SENTENCE = re.compile(
-    r"(?P<math>\$\$[^$]{0,1500}\$\$|\$[^$\n]{0,1500}\$|\\\(.{0,1500}?\\\)|\\\[.{0,1500}?\\\])|[.!?](?=\s|$)|\n|</",
+    r"(?P<math>\$\$[^$]{0,1500}\$\$|\$[^$\n]{0,1500}\$|\\\(.{0,1500}?\\\)|\\\[.{0,1500}?\\\])|[.!?](?<!\bRs.)(?=\s|$)|\n|</",
     re.DOTALL,
 )
 _NUMBER = re.compile(
@@ -83,7 +83,7 @@ _REASON = re.compile(r",?\s+(?:because|since|so that|which|as there)\b.*", re.IG
 _DENIED = re.compile(r",?\s*\(?\b(?:not|rather than|instead of)\s+\S+?\)?$", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|impossible|unlikely|less|more|fewer|greater|least|most"
-    r"|between|under|above|below|exceeds?|negative|minus|plus|half|squared|cubed)\b|n't\b",
+    r"|between|under|above|below|exceeds?|except|excluding|negative|minus|plus|half|squared|cubed)\b|n't\b",
     re.IGNORECASE,
 )
 """What keeps the only number of a sentence from being its answer."""
@@ -95,7 +95,7 @@ _LAST_CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+\**\(?|\(|\*\*\(?)([A-J])(?:\)|\*\*|\.|\b)[\s.*)$]*$", re.IGNORECASE
 )
 _CORRECT_CHOICE = re.compile(
-    r"(?:option|choice)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE
+    r"(?:option|choice)\s+\**\(?([A-J])\)?\**\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.IGNORECASE
 )
 _LEADING = re.compile(
     r"(?:\b(?:is|are|equals|equal\s+to|get|gives?|obtain|be|yields?|round(?:s|ed)?\s+(?:up\s+|down\s+)?to)\b|=|:(?!\d))\s*",
@@ -360,8 +360,10 @@ def _whole(final: str) -> Answer | None:
 
 
 def _last_choice(final: str) -> Answer | None:
-    match = _LAST_CHOICE.search(final[-60:]) or _CORRECT_CHOICE.search(final[-200:])
-    return Answer(match[1].upper(), "last_choice") if match and match[1].isupper() else None
+    match = _LAST_CHOICE.search(final[-60:])
+    found = [match[1]] if match else _CORRECT_CHOICE.findall(final[-200:])
+    letters = sorted({letter for letter in found if letter.isupper()})
+    return Answer(", ".join(letters), "last_choice") if letters else None
 
 
 def _formulas(text: str) -> Iterator[_Span]:

@@ -65,6 +65,77 @@ So she has 42 apples. This answer is correct because 6*7=42. | 42 | 7
 \boxed{3 \text{ hours and } 20 \text{ minutes}} | 3 \text{ hours } 20 \text{ minutes} ;; 200 minutes | 3 hours ;; 20 minutes
 \boxed{66 inches} | 5 feet 6 inches | 5 feet
 \boxed{(1010)_2} | 1010_2 | 1010_3
+\boxed{2\sqrt3 \text{ (approximately } 3.46)} | 2\sqrt3 | 3\sqrt3
+\boxed{2\sqrt3 \text{ (approximately } 3.6)} | | 2\sqrt3 ;; 3.6
+\boxed{\frac12 (or 0.5)} | \frac12 ;; 0.5 | \frac14
+\boxed{\frac12 (or 0.6)} | | \frac12 ;; 0.6 ;; 0.3
+\boxed{5 (or 6)} | | 5 ;; 6 ;; 30
+\boxed{x < 2 (or x > 5)} | | x < 2 ;; x > 5
+\boxed{x (or y)} | | x ;; y
+\boxed{\frac13 \text{ (approx. 0.333)}} | \frac13 | 0.3
+\boxed{30\sqrt2 \text{ cm (about 42.4 cm)}} | 30\sqrt2 | 30
+The answer is $2\sqrt3$ (approximately 3.46). | 2\sqrt3 | 3\sqrt3
+\boxed{5(2+1)} | 15 | 5
+\boxed{\textcolor{blue}{42}} | 42 | 43
+\boxed{\color{red}{42}} | 42 | 43
+\boxed{\large 42} | 42 | 43
+\boxed{\displaystyle\frac12} | \frac12 | \frac13
+\boxed{\textcolor{red}{B}} | B | A
+\boxed{{10 \choose 5}} | 252 ;; \binom{10}{5} | 2 ;; \binom{10}{4}
+\boxed{{n+1 \choose 2} + 1} | \binom{n+1}{2}+1 | \binom{n+2}{2}
+\boxed{P(1,2)} | (1,2) ;; P=(1,2) | (2,1) ;; [1,2] ;; Q(1,2)
+\boxed{A = (1,2)} | (1,2) ;; A(1,2) | (2,1)
+\boxed{A(1,2), B(3,4)} | (1,2),(3,4) ;; A=(1,2), B=(3,4) | (3,4) ;; A=(3,4), B=(1,2)
+\boxed{P(5,2)} | | 20 ;; 10
+\boxed{f(1,2)} | | (1,2)
+\boxed{\left\{\begin{array}{l}x=1\\y=2\end{array}\right.} | x=1,y=2 ;; (x,y)=(1,2) | x=2,y=1 ;; (x,y)=(2,1)
+\boxed{\begin{aligned} x &= 3\\ y &= 4\end{aligned}} | x=3,y=4 ;; (x,y)=(3,4) | x=4,y=3 ;; (x,y)=(4,3)
+\boxed{\begin{array}{rcl} x & = & 3\\ y & = & 4\end{array}} | x=3,y=4 | x=4,y=3
+\boxed{\begin{aligned} x &= 3\\ x &= 4\end{aligned}} | 3,4 | 3 ;; 4
+\boxed{\{x=1,y=2\}} | x=1,y=2 | x=2,y=1
+\boxed{\left\{\begin{pmatrix}1\\2\end{pmatrix}\right\}} | \left\{\begin{pmatrix}1\\2\end{pmatrix}\right\} | \left\{\begin{pmatrix}2\\1\end{pmatrix}\right\}
+\boxed{\text{Rs. } 500} | 500 ;; ₹500 | 50 ;; \$500
+\boxed{Rs.500} | 500 | 0.5 ;; \$500
+The answer is Rs. 500. | 500 ;; Rs 500 | 50 ;; \$500
+\boxed{USD 500} | 500 ;; \$500 | 50 ;; €500
+\boxed{500 USD} | 500 ;; \$500 | 50 ;; €500
+\boxed{500 INR} | 500 ;; ₹500 | \$500
+\boxed{₹500} | 500 ;; Rs. 500 | 50 ;; €500
+\boxed{€ 50} | 50 ;; 50 EUR | 500 ;; \$50
+\boxed{\text{two-thirds}} | \frac23 | \frac32 ;; 2
+The answer is three quarters. | \frac34 | 3 ;; \frac43
+one half | \frac12 | 1 ;; \frac13
+\boxed{\text{minus two thirds}} | -\frac23 | \frac23
+\boxed{\text{twenty-third}} | | 23 ;; \frac{20}{3} ;; 20
+\boxed{\text{one and a half}} | | 1 ;; \frac12
+\boxed{\text{one-to-one}} | one-to-one | 1
+Yes, she can. | Yes | No
+No, it is not. | No | Yes
+\boxed{\text{Yes, she cannot.}} | | Yes ;; No
+Yes and no | | Yes ;; No
+Yes, but no | | Yes ;; No
+\boxed{\text{No-one}} | | No
+We compare 3 and 4. Option B is correct. | B | A
+We compare 3 and 4. Option **B** is correct. | B | A
+We compare 3 and 4. So the correct option is B. | B | A
+Option B is correct. Option A is correct too. | A,B | A ;; B
+\boxed{\text{the set of all real numbers except } 1} | \mathbb{R}\setminus\{1\} | \mathbb{R} ;; 1 ;; \emptyset
+The answer is the set of all real numbers except 1. | \mathbb{R}\setminus\{1\} | \mathbb{R} ;; 1
+\boxed{\text{all real numbers except } x = 1} | \mathbb{R}\setminus\{1\} | \mathbb{R}\setminus\{2\} ;; \emptyset
+\boxed{\mathbb R-\{1\}} | \mathbb{R}\setminus\{1\} | \mathbb{R}\setminus\{2\} ;; \mathbb{R}
+\boxed{\mathbb{R}\setminus\{a\}} | \mathbb{R}-\{a\} | \mathbb{R}\setminus\{b\} ;; \emptyset
+\boxed{[0,1[} | [0,1) | [0,1] ;; (0,1) ;; (0,1]
+\boxed{]-\infty,0[\,\cup\,]2,3]} | (-\infty,0)\cup(2,3] | (-\infty,0]\cup[2,3]
+\boxed{[1,\sqrt[3]{2}]} | [1,\sqrt[3]{2}] | [1,\sqrt[3]{2})
+The answer is A (Paris). | A | B
+The answer is B (12). | B | A ;; 12
+\boxed{A, Paris} | A ;; A. Paris | B ;; A. London
+A - Paris | A | B
+\boxed{A, or rather B} | | A ;; B
+\boxed{A (or B)} | | A ;; B
+\boxed{A, AB} | | A
+\boxed{A (wrong)} | | A
+\boxed{A - 3} | | A
 """
 
 ROWS = [[part.strip() for part in line.split(" | ")] for line in TABLE.strip().replace(" | |", " |  |").splitlines()]

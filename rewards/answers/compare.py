@@ -223,8 +223,8 @@ class _Comparison:
             return gold.op == answer.op and self.in_order(gold, answer)
         if gold.op == answer.op == "seq":
             return self.sequences(gold, answer)
-        if gold.op == "list" and answer.op == "list" and names_all(gold) and names_all(answer):
-            return self.unordered(gold.args, answer.args)
+        if {gold.op, answer.op} <= {"list", "set"} and names_all(gold) and names_all(answer):
+            return self.unordered(gold.args, answer.args, once="set" in (gold.op, answer.op))
         if gold.op == answer.op == "row":
             return self.in_order(gold, answer)
         if "seq" in (gold.op, answer.op):

@@ -14,6 +14,11 @@ SEPARATORS = frozenset({",", ";", "\\\\"})
 BARS = frozenset({"|", "\\|", "\\lvert", "\\rvert", "\\vert", "\\mid", "\\Vert", "\\lVert", "\\rVert"})
 TIMES = frozenset({"*", "\\cdot", "\\times", "\\ast"})
 OVER = frozenset({"/", "\\div", "\\over"})
+NO_VALUES = frozenset(
+    {*names.RELATIONS, *names.SETS, *TIMES, *OVER, *CLOSING, *BARS, *SEPARATORS, "\\pm", "\\mp", "\\ldots", "\\dots",
+     "\\cdots", "\\circ", "\\pmod", "\\bmod", "\\mod", "\\$", "\\%", "\\forall", "\\choose"}
+)  # fmt: skip
+"""Commands that do not begin a value."""
 
 
 class ExpressionReader(Cursor, ABC):
@@ -33,7 +38,8 @@ class ExpressionReader(Cursor, ABC):
 
     def is_separator(self) -> bool:
         """Whether a comma, a semicolon, a new line, "and" or "or" is next."""
-        return self.now.text in SEPARATORS or self.now.text.casefold() in names.JOINING
+        text = self.now.text
+        return text in SEPARATORS or text.casefold() in names.JOINING
 
     def is_word_here(self, count: int = 0) -> bool:
         """Whether a word stands here, and not a name: an article counts when a word follows it."""
@@ -48,10 +54,13 @@ class ExpressionReader(Cursor, ABC):
             if self.skip("+"):
                 node = Node("+", (node, self.product()))
             elif self.skip("-"):
-                node = Node("+", (node, Node("neg", (self.product(),))))
+                node = _less(node, self.product())
             elif self.at("\\pm", "\\mp"):
                 sign = "+" if self.take().text == "\\pm" else "-"
                 node = Node("pm", (node, self.product()), sign)
+            elif self.now.text == "\\choose":
+                self.take()
+                return Node("call", (node, self.sum()), "binom")
             else:
                 return node
 
@@ -66,10 +75,10 @@ class ExpressionReader(Cursor, ABC):
         """Factors with signs or without, and quotients, from left to right."""
         node = self.unary()
         while True:
-            if self.at(*TIMES) or self.is_times_sign():
+            if self.now.text in TIMES or self.is_times_sign():
                 self.take()
                 node = Node("*", (node, self.unary()))
-            elif self.at(*OVER) and not self.is_unit_ahead():
+            elif self.now.text in OVER and not self.is_unit_ahead():
                 self.take()
                 node = Node("/", (node, self.unary()))
             elif self.is_factor():
@@ -100,17 +109,18 @@ class ExpressionReader(Cursor, ABC):
         if token.text in BARS:
             return not self.bars and token.text not in ("\\mid", "\\rvert", "\\rVert")
         if token.kind == "op":
-            return token.text in ("(", "{", "[") and not (token.text == "[" and self.before().kind == "num")
+            bracket = token.text == "{" or (token.text == "(" and not self.is_restatement())
+            return bracket or (token.text == "[" and self.before().kind != "num")
         return self.is_value_command(token.text)
+
+    def is_restatement(self) -> bool:
+        """Whether a bracket says again what stands before it: (or 0.5), (approximately 3.46), (= 2)."""
+        return self.now.text == "(" and self.ahead().text.casefold() in names.RESTATING
 
     @staticmethod
     def is_value_command(command: str) -> bool:
         """Whether a LaTeX command begins a value, rather than joins, compares or closes."""
-        known = names.RELATIONS.keys() | names.SETS.keys() | TIMES | OVER | CLOSING | BARS | SEPARATORS
-        return command not in known and command not in (
-            "\\pm", "\\mp", "\\ldots", "\\dots", "\\cdots", "\\circ", "\\pmod", "\\bmod", "\\mod", "\\$", "\\%",
-            "\\forall",
-        )  # fmt: skip
+        return command not in NO_VALUES
 
     def is_unit(self) -> bool:
         """Whether a unit begins here and goes on to the end of the item: 5 cm, 3 m/s."""
@@ -333,6 +343,8 @@ class ExpressionReader(Cursor, ABC):
             conditions = self.items()
             self.expect("\\}", "\\rbrace", "}")
             return Node("builder", (*first, *conditions), len(first))
+        if len(first) == 1 and is_system(first[0]) and self.before().text == "}" and not self.at("\\}", "\\rbrace"):
+            return first[0]  # \left\{ ... \right.
         self.expect("\\}", "\\rbrace")
         return Node("set", tuple(first))
 
@@ -496,8 +508,8 @@ class ExpressionReader(Cursor, ABC):
         rows = self.inside(self.matrix_rows).args
         self.expect("\\end")
         self.label()
-        if name in ("cases", "aligned", "align", "gathered", "split"):
-            cells = [cell for row in rows for cell in row.args]
+        cells = [cell for row in rows for cell in row.args]
+        if name in ("cases", "aligned", "align", "gathered", "split") or is_system(Node("list", tuple(cells))):
             if name == "cases" and len(rows) > 1 and all(len(row.args) == 2 for row in rows):
                 return Node("list", rows)  # each value with its condition
             return Node("list", tuple(cells)) if len(cells) > 1 else cells[0]
@@ -514,6 +526,18 @@ class ExpressionReader(Cursor, ABC):
             elif not any(map(self.skip, ("&", ",", ".", "if", "for", "when"))):
                 rows[-1].append(self.relation())
         return Node("rows", tuple(Node("row", tuple(row)) for row in rows if row))
+
+
+def is_system(node: Node) -> bool:
+    """Whether it is a list of equations, or of inequalities."""
+    return node.op == "list" and bool(node.args) and all(item.op == "rel" for item in node.args)
+
+
+def _less(node: Node, other: Node) -> Node:
+    """A difference; of sets what is left of the one without the other."""
+    if other.op == "set":
+        return Node("without", (node, other))
+    return Node("+", (node, Node("neg", (other,))))
 
 
 def _function_and_letter(run: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from grpo.rewards.answers.reader import read
 from grpo.rewards.answers.sampling import has_imaginary
 from grpo.rewards.answers.spelling import one_spelling
 from grpo.rewards.answers.tree import Node, Unreadable
-from grpo.rewards.answers.words import COMMON, LAST_OPTION, choice, choices, key, labelled, unstyled
+from grpo.rewards.answers.words import COMMON, LAST_OPTION, choice, choices, key, labelled, unstyled, with_its_text
 
 _PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3}){1,99}|\d{1,300})(?:\.\d{1,300})?")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
@@ -23,6 +23,17 @@ _ANOTHER_OPTION = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _LABEL = re.compile(r"\([A-J]\)[\s:.~]*(?:\\[ ,;:]|\\quad)*\s*(\S.*)")
+_LOOKS = re.compile(
+    r"\\(?:(?:text)?color(?:box)?\{[^{}]{0,40}\}"
+    r"|(?:tiny|small|[lL]arge|LARGE|[hH]uge|normalsize|displaystyle|textstyle)(?![A-Za-z]))"
+)
+"""Colours and sizes."""
+
+_WORD = re.compile(r"[A-Za-z]{4}")
+_EXCEPT = re.compile(r"exc(?:ept|luding)\b(?:\s+for\b)?[\s}]*")
+_YES_OR_NO = re.compile(r"(yes|no)\s?[,;]\s?(.{1,200})", re.IGNORECASE | re.DOTALL)
+_TAKEN_BACK = re.compile(r"\b(?:yes|no|but|or|maybe|perhaps|unless|if|depends|sometimes|however)\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|never|cannot)\b|n't\b", re.IGNORECASE)
 _SYMBOLIC = re.compile(r"[\\^_=<>+*/{}()\[\]|√²]")
 
 
@@ -81,8 +92,9 @@ def readable(text: str) -> bool:
 
 
 def trimmed(text: str) -> str:
-    """Without white space, emphasis, dollar signs and the full stop around it."""
-    text = one_spelling(text).strip().strip("*").strip()
+    """Without colours and sizes, and white space, emphasis, dollar signs and the full stop around it."""
+    text = one_spelling(text)
+    text = (_LOOKS.sub(" ", text) if "\\" in text else text).strip().strip("*").strip()
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"), ("`", "`")):
         if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.rstrip(".").endswith(closing):
             inner = text.rstrip(".")[len(opening) : -len(closing)]
@@ -115,7 +127,7 @@ def as_choice(gold: str, answer: str) -> bool | None:
     """Compare letters of options, which may come in any order unless the gold has one; None when the gold is none."""
     expected = labelled(gold)
     if expected is not None and (expected[0].isupper() or "(" in gold) and _is_option(gold):
-        given = labelled(answer)
+        given = labelled(answer) or with_its_text(answer)
         if given is not None:
             return _same_option(expected, given)
         return False if choices(answer) else None
@@ -142,9 +154,7 @@ def _is_option(gold: str) -> bool:
 
 def _readings(text: str) -> Iterator[Node]:
     """The text as mathematics: once, or twice where a comma may group digits or part them."""
-    ways = [(text, True)]
-    if (common := COMMON.get(key(text))) is not None:
-        ways = [(common, True)]
+    ways = [(_in_signs(text) or text, True)]
     if _GROUPED.search(text) and not re.search(r",0\d", text):
         ways.append((text, False))
     if "\\" not in text and len(text) > 1 and _CAPITAL_CONSTANT.search(text) and re.search(r"[*+(\d]", text):
@@ -156,13 +166,33 @@ def _readings(text: str) -> Iterator[Node]:
             continue
 
 
+def _in_signs(text: str) -> str | None:
+    """What has a sign: no solution, all real numbers, all real numbers except 1."""
+    if not _WORD.search(text):
+        return None
+    if (common := COMMON.get(key(text))) is not None:
+        return common
+    match = _EXCEPT.search(text)
+    whole = COMMON.get(key(text[: match.start()])) if match else None
+    return rf"{whole}\setminus\{{{text[match.end() :]}\}}" if match and whole else None
+
+
 def _same_text(gold: str, answer: str, golds: list[Node], answers: list[Node]) -> bool:
     expected, given = key(gold), key(answer)
     if golds and answers:
         return False
     if not expected or not given or not is_text(gold) or not is_text(answer):
         return _bare(gold) == _bare(answer)
-    return expected == given or _same_names(gold, answer)
+    return expected in (given, _yes_or_no(answer)) or _same_names(gold, answer)
+
+
+def _yes_or_no(answer: str) -> str | None:
+    """The yes of "Yes, she can", unless the rest takes it back: "Yes, but no", "Yes, she cannot"."""
+    match = _YES_OR_NO.fullmatch(unstyled(answer).strip())
+    if match is None or _TAKEN_BACK.search(match[2]):
+        return None
+    word = match[1].casefold()
+    return None if word == "yes" and _DENIED.search(match[2]) else word
 
 
 def _same_names(gold: str, answer: str) -> bool:

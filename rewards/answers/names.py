@@ -85,6 +85,7 @@ JOINING = frozenset({"and", "or", "&"})
 CONDITIONS = frozenset({"if", "for", "where", "with", "when", "such", "provided", "whenever", "as", "unless", "mod"})
 SAYING = frozenset({"is", "are", "equals", "equal", "was", "be"})
 HEDGES = frozenset({"approximately", "about", "roughly", "around", "approx", "exactly", "only", "just", "simply"})
+RESTATING = HEDGES | {"or", "=", "\\approx"}
 DENIALS = frozenset({"not", "isn't", "no", "never", "neither", "nor", "cannot", "without", "except", "than", "but"})
 
 VALUE_WORDS = frozenset(
@@ -109,6 +110,12 @@ VALUE_WORDS = frozenset(
     ]
 )
 """Words that change the value of the number before them, so that they are no unit."""
+
+_PARTS = {
+    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+    "tenth": 10,
+}  # fmt: skip
+_SEVERAL_PARTS = {f"{name}s": parts for name, parts in _PARTS.items()} | {"halves": 2}
 
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12,
@@ -170,6 +177,15 @@ DECORATIONS = frozenset(
 )
 PREFIX_NAMES = frozenset(["\\angle", "\\measuredangle", "\\triangle", "\\odot", "\\parallelogram", "\\square"])
 CURRENCIES = {"\\$": "dollar", "£": "pound sterling", "€": "euro", "¥": "yen", "₹": "rupee", "₽": "ruble", "¢": "cent"}
+
+
+def part(word: str, count: int) -> int | None:
+    """How many of what a word names make one, when so many of them are counted: two thirds, but twenty-third is none.
+
+    >>> part("half", 1), part("thirds", 2), part("third", 20)
+    (2, 3, None)
+    """
+    return (_PARTS if count == 1 else _SEVERAL_PARTS).get(word)
 
 
 def is_word(run: str) -> bool:

@@ -1,11 +1,13 @@
 """Reads an answer into a tree, by recursive descent over its tokens. It only reads: nothing is evaluated."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache, partial
 
 from grpo.rewards.answers import names
 from grpo.rewards.answers.cursor import END
 from grpo.rewards.answers.expressions import BARS, CLOSING, SEPARATORS, ExpressionReader
+from grpo.rewards.answers.meaning import is_name, is_rounding
 from grpo.rewards.answers.tokens import tokens
 from grpo.rewards.answers.tree import Node, TooLarge, Unreadable, num
 from grpo.rewards.answers.units import exchange, is_unit
@@ -71,9 +73,25 @@ class _AnswerReader(ExpressionReader):
         node = self.tail(number) if number else self.relation()
         if negative:
             node = _inside(node, lambda value: Node("neg", (value,)))
+        node = self.restated(_point(node))
         if self.now.text.casefold() in names.CONDITIONS and self.now.text:
             node = Node("cond", (node,), self.rest())
         return node
+
+    def restated(self, node: Node) -> Node:
+        """A value and the same again in brackets, 1/2 (or 0.5), as an equation: what differs contradicts it."""
+        if not self.is_restatement():
+            return node
+        self.take()
+        self.skip("or")
+        rounded = self.at("\\approx") or self.now.text.casefold() in names.HEDGES
+        again = self.inside(self.item)
+        self.expect(")")
+        sides, signs = (node.args, node.value) if node.op == "rel" else ((node,), ())
+        pair = sides[-1], again
+        if any(one.op == "rel" or is_name(one) for one in pair) or (rounded and not is_rounding(*pair)):
+            raise Unreadable("brackets that say something else")
+        return Node("rel", (*sides, again), (*signs, "~" if rounded else "="))
 
     def lead(self) -> None:
         """Pass words that only introduce: "the area is", "approximately", "Area =", "Answer:"."""
@@ -85,11 +103,12 @@ class _AnswerReader(ExpressionReader):
                 self.skip("=") or self.skip(":") or self.skip("\\approx")
                 start = self.index
             elif hedge and self.index == start + 1:
+                self.skip(".")  # approx. 5
                 start = self.index
         self.index = start
 
     def spelled_number(self) -> Node | None:
-        """Five, or twenty-five."""
+        """Five, twenty-five, or two-thirds."""
         start = self.index
         words: list[str] = []
         while self.is_word_here() or (words and self.at("-") and self.ahead().kind in ("name", "word")):
@@ -99,8 +118,12 @@ class _AnswerReader(ExpressionReader):
                 words.pop()
                 self.index -= 1
                 break
-        value = number_in_words(words) if words else None
-        if value is None:
+        hyphen = words[-1:] == ["-"]
+        value = number_in_words(words[:-1] if hyphen else words)
+        if value is not None and (part := names.part(self.now.text.casefold(), value)) is not None:
+            self.take()
+            return num(Fraction(value, part))
+        if value is None or hyphen:
             self.index = start
             return None
         return num(value)
@@ -125,8 +148,12 @@ class _AnswerReader(ExpressionReader):
 
     def sign(self) -> str | None:
         text = self.now.text
+        if text == "&" and self.ahead().text in names.RELATIONS:
+            self.take()  # the lines of a system are aligned there
+            text = self.now.text
         if text in names.RELATIONS:
             self.take()
+            self.skip("&")
             return names.RELATIONS[text]
         if text in names.SAYING and self.ahead().kind != "op":
             self.take()
@@ -233,9 +260,19 @@ class _AnswerReader(ExpressionReader):
             (text in CLOSING and text != "}")
             or text in names.RELATIONS
             or text.casefold() in names.CONDITIONS - {"for", "as", "with"}
+            or self.is_restatement()
             or (text == "." and self.ahead() is END)
             or (self.now.kind == "num" and self.before().text not in ("^", "{"))
         )
+
+
+def _point(node: Node) -> Node:
+    """P(1, 2), a point with its name, as the equation P = (1, 2)."""
+    if node.op != "*" or node.args[0].op != "sym" or node.args[1].op != "seq" or node.args[1].value != "()":
+        return node
+    name = str(node.args[0].value)
+    capital = name[0].isupper() and not name[1:2].isalpha()
+    return Node("rel", node.args, ("=",)) if capital and node.args[1].args else node
 
 
 def _times(factor: Node, value: Node) -> Node:

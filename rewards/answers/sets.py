@@ -59,9 +59,7 @@ def is_surely_a_set(node: Node) -> bool:
 def as_set(node: Node) -> list[Interval] | None:
     """The intervals of a set in order, those that touch joined; None when it is no set that is known."""
     pieces = _pieces(node)
-    if pieces is None or any(math.isnan(end) for piece in pieces for end in piece.ends):
-        return None
-    return _joined(pieces)
+    return None if pieces is None or _is_unplaced(pieces) else _joined(pieces)
 
 
 def same_sets(first: list[Interval], second: list[Interval], same: Same) -> bool:
@@ -89,6 +87,8 @@ def _pieces(node: Node) -> list[Interval] | None:
             low, high = node.args
             closed = node.value[0] == "[", node.value[1] == "]"
             return [Interval(low, high, closed)]
+        case "set" if any(item.op == "rel" for item in node.args):
+            return _of_list(Node("list", node.args, "or"))
         case "set":
             return [Interval(item, item, (True, True)) for item in node.args]
         case "cup" | "cap" | "without":
@@ -103,8 +103,13 @@ def _pieces(node: Node) -> list[Interval] | None:
     return None
 
 
+def _is_unplaced(pieces: list[Interval]) -> bool:
+    """Whether an end of one has no place on the real line."""
+    return any(math.isnan(end) for piece in pieces for end in piece.ends)
+
+
 def _combined(op: str, first: list[Interval] | None, second: list[Interval] | None) -> list[Interval] | None:
-    if first is None or second is None:
+    if first is None or second is None or _is_unplaced(first + second):
         return None
     if op == "cup":
         return first + second

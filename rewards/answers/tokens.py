@@ -47,6 +47,12 @@ _TOKEN = re.compile(
     """.replace("GROUP", r",|\{,\}|\\,|\\!|\\ |,\\!\s*|,\\ |\s|'"),
     re.VERBOSE | re.DOTALL,
 )
+_INTERVAL = re.compile(
+    r"[(\[][^()\[\]]{0,60}\]|([\[\]])([^\[\](),;]{1,60}[,;][^\[\](),;]{0,60}[^\s\[\](),;]\s?)(?<!sqrt)(?<!\\)([\[\]])"
+)
+"""Brackets as usual, which stay as they are, or an interval of which one looks outward."""
+_MONEY = re.compile(r"(Rs|INR|USD|EUR)\b\.?(?=[\s~{}]{0,3}\d)")
+_MONEY_SIGNS = {"Rs": "₹", "INR": "₹", "USD": "\\$", "EUR": "€"}
 _TEXT_STYLES = ("text", "mbox", "mathrm", "operatorname", "hbox", "emph")
 _ESCAPES = {"%": "%", "$": "\\$", "{": "\\{", "}": "\\}", "|": "|", "_": "_", "&": "and", "#": "#", "-": ""}
 _SPELLINGS = {
@@ -61,9 +67,10 @@ def tokens(text: str, grouping: bool = True) -> list[Token]:
     Raises:
         Unreadable: the text is too long or nested too deeply.
     """
-    text = _currency(one_spelling(text).strip())
+    text = one_spelling(text).strip()
     if len(text) > MAX_CHARS:
         raise Unreadable(f"more than {MAX_CHARS} characters")
+    text = _currency(_outward_brackets(text))
     found: list[Token] = []
     _scan(text, found, grouping, 0)
     return found
@@ -126,8 +133,18 @@ def _closing(text: str, start: int) -> int:
     raise Unreadable("a brace that never closes")
 
 
+def _outward_brackets(text: str) -> str:
+    """[0, 1[ with the brackets of [0, 1)."""
+    return _INTERVAL.sub(_turned, text) if "[" in text or "]" in text else text
+
+
+def _turned(found: re.Match[str]) -> str:
+    return found[1].replace("]", "(") + found[2] + found[3].replace("[", ")") if found[1] else found[0]
+
+
 def _currency(text: str) -> str:
-    """A lone dollar sign before a number is money; a pair encloses mathematics."""
+    """A lone dollar sign before a number is money; a pair encloses mathematics. Rs. 500 and USD 500 get a sign."""
+    text = _MONEY.sub(lambda found: _MONEY_SIGNS[found[1]], text)
     if text.count("$") - text.count("\\$") == 1 and "\\$" not in text:
         return re.sub(r"\$(?=\s*[\d.])", r"\\$", text)
     return text

@@ -40,7 +40,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "euro": ("euro", "1", "euro EUR"),
     "sterling": ("sterling", "1", "GBP"),
     "yen": ("yen", "1", "yen yuan"),
-    "rupee": ("rupee", "1", "rupee"),
+    "rupee": ("rupee", "1", "rupee INR"),
     "N": ("N", "1", "N newton"),
     "J": ("J", "1", "J joule"),
     "kJ": ("J", "1000", "kJ kilojoule"),

@@ -38,8 +38,16 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s*:?\s*)?[({\[]*\s*([A-Za-z])\s*[)}\].:]*(?:(?<=[).:\]}])\s*(\S.*)|\s*)",
     re.DOTALL | re.I,
 )
+_WITH_TEXT = re.compile(
+    r"[({\[]?([A-J])[)}\]]?(?:\s?,\s?|\s[-—]{1,3}\s|\s(?=\())\(?((?=[^\W\d_]{2}|\$?\d[\d.,]{0,20}%?\)).{1,200})",
+    re.DOTALL,
+)
+_UNSURE = re.compile(r"\b(?:[A-J]|not|never|wrong|incorrect|maybe|perhaps|possibly|either|both|neither)\b|\?")
 _CHOICES = re.compile(r"[A-Z](?:\s*(?:[,;]?\s*and|,|;|&|\s)?\s*[A-Z]){1,9}")
 LAST_OPTION = "J"
+MAX_LABELLED = 400
+"""Characters of an option with its text."""
+
 _ARTICLES = re.compile(r"\b(?:the|a|an)\b")
 _SYNONYMS = {
     "no solutions": "no solution", "none": "no solution", "no real solution": "no solution", "empty set": "no solution",
@@ -94,7 +102,7 @@ def choice(text: str) -> str | None:
 
 def labelled(text: str) -> tuple[str, str] | None:
     r"""The letter of an option and what follows it: `C) a triangle` is C and "a triangle"."""
-    if len(text) > 400:
+    if len(text) > MAX_LABELLED:
         return None
     bare = _STYLES.sub("", text.strip(" $*")).strip(" $*.{}\\")
     bare = bare.replace("\\ ", " ").strip()
@@ -102,6 +110,14 @@ def labelled(text: str) -> tuple[str, str] | None:
         bare += ")"
     match = _CHOICE.fullmatch(bare)
     return (match[1], match[2] or "") if match else None
+
+
+def with_its_text(text: str) -> tuple[str, str] | None:
+    """An option and its text without a stop between them: A (Paris), A, Paris, A - Paris; no second letter after it."""
+    match = _WITH_TEXT.fullmatch(" ".join(unstyled(text).split())) if len(text) <= MAX_LABELLED else None
+    if match is None or _UNSURE.search(match[2]) or choices(match[2]):
+        return None
+    return match[1], match[2]
 
 
 def choices(text: str) -> list[str] | None:
