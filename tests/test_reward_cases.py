@@ -34,7 +34,6 @@ def test_the_reward_agrees_with_the_labels_and_rewards_nothing_that_is_wrong() -
 
 REFUSED = {
     "{}_5C_2",  # beside 10
-    "2/5",  # beside "two fifths"
     r"\frac{3}{8}",  # beside "3 out of 8"
     r"\text{max}=5",  # beside 5
     r"\log 100",  # beside 2
