@@ -15,6 +15,7 @@ from grpo.evaluation_table import tables
 from grpo.files import full_disk_is_an_answer, sync, write_atomic
 from grpo.forward import prepare_packing
 from grpo.held_out import chosen_problems
+from grpo.masked import masked
 from grpo.metrics import Clock, RunLog, completion_row, json_line
 from grpo.policy import Policy, load_policy
 from grpo.pretrained import load_tokenizer
@@ -64,7 +65,7 @@ def run(stage: EvaluateStage, run: StageRun) -> None:
     if run.accelerator.is_main_process:
         for unfinished in run.folder.glob("unfinished-*.jsonl"):  # all of it is in samples.jsonl now
             unfinished.unlink()
-        write_results(run.folder / "results.json", measured, stage.model_dump(mode="json"))
+        write_results(run.folder / "results.json", measured, masked(stage.model_dump(mode="json")))
     for part, lines in tables(measured, stage.accuracy, preferences(stage.rewards)).items():
         run.display.table(f"{run.folder.name}: {stage.part} problems{part}", lines)
 
