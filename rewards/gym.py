@@ -24,6 +24,9 @@ ROUNDED = {"polynomial_equations": 0.999}
 """The score from which on an answer is right, where that is not 1: the question says to round down, which takes so much
 off."""
 
+INTEGRATIONS = ("simple_integration", "intermediate_integration")
+"""Tasks whose entries may leave an integral as it is. A model may not: the derivative of that is always right."""
+
 FILES = ("data_file",)
 """Parameters that name a file: no scorer reads it, and data that names one is not to decide what is opened."""
 
@@ -39,8 +42,8 @@ def gym_score(
     """
     known = {name: value for name, value in (params or {}).items() if name not in FILES}
     scorer = _scorer(task, json.dumps(known, sort_keys=True))
-    if "Integral" in unicodedata.normalize("NFKC", answer):
-        return 0.0  # an entry may leave an integral as it is; the derivative of a model's would always be right
+    if task in INTEGRATIONS and "Integral" in unicodedata.normalize("NFKC", answer):
+        return 0.0
     score = _scored(scorer, task, answer, _as_made(task, entry))
     if score >= ROUNDED.get(task, 1.0):
         return float(task not in _STRICTER or _STRICTER[task](answer, entry))

@@ -177,6 +177,7 @@ def test_a_task_of_reasoning_gym_is_scored_by_its_own_scorer() -> None:
     [
         ("time_intervals", {"answer": "05:12", "metadata": {"task_type": "time"}}, "05:12", "05:13"),
         ("spell_backward", {"answer": "abcdef", "metadata": {}}, "abcdef", "abcdefxyz"),
+        ("spell_backward", {"answer": "Integral", "metadata": {}}, "Integral", "Integra"),
         ("game_of_life_halting", {"answer": "False", "metadata": {}}, "False", "True"),
         ("puzzle24", {"answer": "10*(8 - 5) - 6", "metadata": {"numbers": [8, 5, 10, 6]}}, "(8-5)*10-6", "1*2*3*4"),
         ("complex_arithmetic", {"answer": "1 + 2i", "metadata": {"result": [1, 2]}}, "1 + 2i", "nan"),
